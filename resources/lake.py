@@ -1,0 +1,445 @@
+"""The lake: immutable snapshots behind one atomic pointer.
+
+    <uri>/<asset>/<domain>/<version>/…files…        written once, never changed
+    <uri>/<asset>/<domain>/<version>/manifest.json  written last; a folder without one is garbage
+    <uri>/<asset>/<domain>/current.json             the pointer, replaced in one atomic step
+
+A reader follows the pointer and therefore sees the old snapshot or the new one, never half of one.
+A publisher that dies leaves a folder that nothing points to: `garbage()` lists it, `collect()` removes
+it. Of two publishers at once both write whole snapshots and the later pointer wins. Unpartitioned
+assets use the domain folder `_global`, which no domain name can equal.
+
+Price: every published file is read once more for its SHA-256, and is flushed to the disk.
+"""
+
+import contextlib
+import datetime as dt
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dagster import ConfigurableResource
+from pydantic import Field
+from upath import UPath
+
+from yunmin_assets.config_model import ConfigModel
+
+MANIFEST = "manifest.json"
+POINTER = "current.json"
+GLOBAL = "_global"
+DAY = 24 * 3600.0
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_HASH_BLOCK = 1 << 20
+
+
+class LakeError(RuntimeError):
+    """Something in the lake is absent or broken; the message names it and the cure."""
+
+
+class FileEntry(ConfigModel):
+    """One file of a snapshot."""
+
+    name: str
+    bytes: int
+    sha256: str
+    rows: int | None = None
+    columns: dict[str, str] | None = None
+
+
+class Cost(ConfigModel):
+    """What it took to compute a snapshot."""
+
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    tokens: int = 0
+
+
+class Manifest(ConfigModel):
+    """Everything known about a snapshot; written once, beside its files."""
+
+    asset: str
+    domain: str | None
+    version: str
+    created: str
+    content_hash: str
+    fingerprint: str
+    code_version: str
+    inputs: dict[str, str]
+    files: list[FileEntry]
+    cost: Cost = Cost()
+    summary: dict[str, Any] = Field(default_factory=dict)
+
+
+class Snapshot:
+    """A published snapshot, readable until it is collected."""
+
+    def __init__(self, folder: UPath, manifest: Manifest, cache: Path) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._cache = cache
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the names and contents of the files: the Dagster `DataVersion`."""
+        return self.manifest.content_hash
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.bytes for file in self.manifest.files)
+
+    @cached_property
+    def local(self) -> Path:
+        """The snapshot as a folder on this machine; a remote one is fetched once and verified."""
+        if _is_local(self.folder):
+            return Path(self.folder)
+        target = self._cache / self.manifest.content_hash
+        if not target.exists():
+            self._fetch(target)
+        return target
+
+    def file(self, name: str) -> FileEntry:
+        """The manifest's entry of one file.
+
+        Raises:
+            LakeError: the snapshot has no such file.
+        """
+        for entry in self.manifest.files:
+            if entry.name == name:
+                return entry
+        raise LakeError(f"{self.folder} has no file {name}: materialize {self.manifest.asset} again")
+
+    def verify(self) -> list[str]:
+        """Read every file again; return a line for each that is missing or not what was published."""
+        problems = []
+        for entry in self.manifest.files:
+            path = self.folder / entry.name
+            if not path.exists():
+                problems.append(f"{path}: missing")
+            elif (found := _sha256(path)) != entry.sha256:
+                problems.append(f"{path}: SHA-256 is {found}, the manifest says {entry.sha256}")
+        return problems
+
+    def _fetch(self, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".fetch-", dir=target.parent))
+        for entry in self.manifest.files:
+            path = part / entry.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.fs.get_file((self.folder / entry.name).path, str(path))
+            if _sha256(UPath(path)) != entry.sha256:
+                raise LakeError(f"{self.folder / entry.name} differs from its manifest: it was changed or cut short")
+        try:
+            os.rename(part, target)
+        except OSError:  # another process fetched the same content first
+            shutil.rmtree(part)
+            if not target.exists():
+                raise
+
+
+class Staging:
+    """A snapshot that is being written; nobody sees it before `Lake.commit`."""
+
+    def __init__(self, target: UPath, folder: Path) -> None:
+        self.target = target
+        self.folder = folder
+
+
+class Lake(ConfigurableResource):
+    """Where every asset publishes its snapshots: a local folder or an `s3://bucket/prefix`."""
+
+    uri: str
+    endpoint_url: str | None = None
+    """Endpoint of an S3-compatible store; credentials come from the environment only."""
+    cache: str = "~/.cache/yunmin_efficientdata"
+    """Where remote snapshots are fetched to."""
+
+    def current(self, asset: str, domain: str | None = None) -> Snapshot:
+        """The snapshot that the pointer names.
+
+        Raises:
+            LakeError: nothing has been published yet, or the pointer leads nowhere.
+        """
+        snapshot = self.find(asset, domain)
+        if snapshot is None:
+            name = f"{asset}[{domain}]" if domain else asset
+            raise LakeError(f"{name} has no snapshot in {self.uri}: materialize it first")
+        return snapshot
+
+    def find(self, asset: str, domain: str | None = None) -> Snapshot | None:
+        """The current snapshot, or None when nothing has been published yet."""
+        home = self._home(asset, domain)
+        try:
+            pointer = (home / POINTER).read_bytes()
+        except FileNotFoundError:
+            return None
+        return self.open(asset, domain, json.loads(pointer)["version"])
+
+    def open(self, asset: str, domain: str | None, version: str) -> Snapshot:
+        """A snapshot by its version, current or not."""
+        folder = self._home(asset, domain) / version
+        try:
+            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        except FileNotFoundError as error:
+            raise LakeError(f"{folder / MANIFEST} is missing: materialize {asset} again") from error
+        return Snapshot(folder, manifest, Path(self.cache).expanduser())
+
+    def versions(self, asset: str, domain: str | None = None) -> list[str]:
+        """Whole snapshots of an asset, oldest first."""
+        return [folder.name for folder in self._folders(self._home(asset, domain)) if (folder / MANIFEST).exists()]
+
+    def domains(self, asset: str) -> list[str]:
+        """Domains for which `asset` has a current snapshot, sorted."""
+        homes = self._folders(self._root / asset)
+        return sorted(home.name for home in homes if home.name != GLOBAL and (home / POINTER).exists())
+
+    @contextlib.contextmanager
+    def stage(self, asset: str, domain: str | None = None) -> Iterator[Staging]:
+        """Open a new folder to write a snapshot into; it becomes visible only through `commit`."""
+        now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%f")
+        target = self._home(asset, domain) / f"{now}-{uuid.uuid4().hex[:8]}"
+        if _is_local(target):
+            target.mkdir(parents=True)
+            yield Staging(target, Path(target))
+        else:
+            with tempfile.TemporaryDirectory(prefix="yunmin-stage-") as folder:
+                yield Staging(target, Path(folder))
+
+    def commit(
+        self,
+        staging: Staging,
+        *,
+        asset: str,
+        domain: str | None,
+        fingerprint: str,
+        code_version: str = "",
+        inputs: Mapping[str, str] | None = None,
+        cost: Cost | None = None,
+        summary: Mapping[str, Any] | None = None,
+    ) -> Snapshot:
+        """Publish what was staged: files, then the manifest, then the pointer.
+
+        Raises:
+            LakeError: nothing was written into the staging folder.
+        """
+        files = _describe_files(staging.folder)
+        if not files:
+            raise LakeError(f"{asset} wrote no file: there is nothing to publish")
+        cost = (cost or Cost()).model_copy(update={"bytes_out": sum(file.bytes for file in files)})
+        manifest = Manifest(
+            asset=asset,
+            domain=domain,
+            version=staging.target.name,
+            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            content_hash=_content_hash(files),
+            fingerprint=fingerprint,
+            code_version=code_version,
+            inputs=dict(inputs or {}),
+            files=files,
+            cost=cost,
+            summary=dict(summary or {}),
+        )
+        self._upload(staging, files)
+        _write_whole(staging.target / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        pointer = json.dumps({"version": manifest.version}).encode()
+        _write_whole(self._home(asset, domain) / POINTER, pointer)
+        return Snapshot(staging.target, manifest, Path(self.cache).expanduser())
+
+    def workspace(self, asset: str, domain: str | None, fingerprint: str) -> Path:
+        """A local folder that survives a killed run: checkpoints go here, keyed by what is computed."""
+        root = Path(self._root) if _is_local(self._root) else Path(self.cache).expanduser()
+        folder = root / "_work" / _checked(asset) / _domain_folder(domain) / fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def drop_workspaces(self, asset: str, domain: str | None) -> None:
+        """Remove the checkpoints of an asset once its snapshot is published."""
+        root = Path(self._root) if _is_local(self._root) else Path(self.cache).expanduser()
+        shutil.rmtree(root / "_work" / _checked(asset) / _domain_folder(domain), ignore_errors=True)
+
+    def garbage(self, *, older_than: float = DAY) -> list[UPath]:
+        """Folders and temporary files that publishers left behind when they died.
+
+        Args:
+            older_than: seconds of rest after which a folder counts as abandoned, so that one which
+                is being written now is left alone.
+        """
+        before = time.time() - older_than
+        homes = [home for asset in self._folders(self._root) if asset.name != "_work" for home in self._folders(asset)]
+        found = [
+            folder
+            for home in homes
+            for folder in self._folders(home)
+            if not (folder / MANIFEST).exists() and _last_change(folder) < before
+        ]
+        for home in homes:
+            for path in home.iterdir():
+                if path.name.startswith(f".{POINTER}") and _last_change(path) < before:
+                    found.append(path)
+        return sorted(found, key=str)
+
+    def superseded(self, *, keep: int = 1) -> list[UPath]:
+        """Whole snapshots that are neither current nor among the `keep` newest before the current one."""
+        found = []
+        for asset in self._folders(self._root):
+            for home in self._folders(asset) if asset.name != "_work" else []:
+                domain = None if home.name == GLOBAL else home.name
+                current = self.find(asset.name, domain)
+                name = current.manifest.version if current else ""
+                older = [version for version in self.versions(asset.name, domain) if version < name]
+                found += [home / version for version in older[: len(older) - keep if keep else None]]
+        return sorted(found, key=str)
+
+    def collect(self, *, older_than: float = DAY, keep: int | None = None) -> list[UPath]:
+        """Remove garbage and, when `keep` is given, superseded snapshots; return what was removed."""
+        removed = self.garbage(older_than=older_than)
+        if keep is not None:
+            removed = removed + self.superseded(keep=keep)
+        for path in removed:
+            path.fs.rm(path.path, recursive=True)
+        return removed
+
+    @cached_property
+    def _root(self) -> UPath:
+        return open_uri(self.uri, self.endpoint_url)
+
+    def _home(self, asset: str, domain: str | None) -> UPath:
+        return self._root / _checked(asset) / _domain_folder(domain)
+
+    @staticmethod
+    def _folders(parent: UPath) -> list[UPath]:
+        if not parent.exists():
+            return []
+        return sorted((path for path in parent.iterdir() if path.is_dir()), key=lambda path: path.name)
+
+    @staticmethod
+    def _upload(staging: Staging, files: list[FileEntry]) -> None:
+        if _is_local(staging.target):
+            for folder, _, names in os.walk(staging.folder):
+                for name in names:
+                    _flush(Path(folder) / name)
+                _flush(Path(folder))
+            return
+        for file in files:
+            staging.target.fs.put_file(str(staging.folder / file.name), (staging.target / file.name).path)
+
+
+def open_uri(uri: str, endpoint_url: str | None = None) -> UPath:
+    """A local folder (made absolute) or an `s3://bucket/prefix` as a path object."""
+    if uri.startswith("s3://"):
+        options: dict[str, Any] = {"use_listings_cache": False}
+        if endpoint_url:
+            options["client_kwargs"] = {"endpoint_url": endpoint_url}
+        return UPath(uri, **options)
+    return UPath(Path(uri).expanduser().absolute())
+
+
+def check_domain(domain: str) -> str:
+    """Return a domain name that is safe as a folder, an S3 key and a partition key.
+
+    Raises:
+        ValueError: it holds anything but ASCII letters, digits, `_` and `-`, or does not start with a
+            letter or digit.
+    """
+    if not _NAME.fullmatch(domain):
+        raise ValueError(
+            f"{domain!r} cannot be a domain: use ASCII letters, digits, '_' and '-', beginning with a letter or digit"
+        )
+    return domain
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be an asset name in the lake")
+    return name
+
+
+def _domain_folder(domain: str | None) -> str:
+    return GLOBAL if domain is None else check_domain(domain)
+
+
+def _is_local(path: UPath) -> bool:
+    return path.protocol in ("", "file", "local")
+
+
+def _describe_files(folder: Path) -> list[FileEntry]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [_describe_file(path, path.relative_to(folder).as_posix()) for path in paths]
+
+
+def _describe_file(path: Path, name: str) -> FileEntry:
+    rows, columns = None, None
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as parquet:
+            rows = parquet.metadata.num_rows
+            columns = {field.name: str(field.type) for field in _fields(parquet.schema_arrow)}
+    return FileEntry(name=name, bytes=path.stat().st_size, sha256=_sha256(UPath(path)), rows=rows, columns=columns)
+
+
+def _fields(schema: pa.Schema) -> list[pa.Field]:
+    return [schema.field(index) for index in range(len(schema))]
+
+
+def _content_hash(files: list[FileEntry]) -> str:
+    listing = json.dumps([[file.name, file.sha256] for file in files])
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _sha256(path: UPath) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_whole(path: UPath, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or the one before: an object PUT, or write and rename."""
+    if not _is_local(path):
+        path.fs.pipe_file(path.path, content)
+        return
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    with open(part, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, target)
+    _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _last_change(path: UPath) -> float:
+    """Seconds since the epoch of the newest file in a folder (of the folder itself when it is empty)."""
+    times = [_modified(child) for child in path.rglob("*") if child.is_file()] if path.is_dir() else []
+    return max([*times, _modified(path)])
+
+
+def _modified(path: UPath) -> float:
+    if _is_local(path):
+        return Path(path).stat().st_mtime
+    modified = path.fs.info(path.path).get("LastModified")  # absent for S3 "folders"
+    return modified.timestamp() if modified else 0.0

@@ -1,0 +1,259 @@
+"""From a computation to a published snapshot and a Dagster result: the one path every asset takes.
+
+    yield from publish(step, compute)
+
+computes only when the fingerprint (code version, configuration, upstream content hashes) differs from
+that of the current snapshot, measures the cost, evaluates the checks, moves the pointer only when no
+blocking check failed, and returns the metadata stored in the manifest, so that an unchanged asset
+shows the same page in the UI as on the day it was computed.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    DataVersion,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+)
+from dagster_shared.utils.warnings import PreviewWarning
+
+from resources.lake import Cost, Lake, Snapshot
+from yunmin_assets.partitions import domain_partitions
+from yunmin_assets.progress import Log
+
+_CLEAR_PEAK_MEMORY = "5"  # written to /proc/self/clear_refs, see proc(5)
+
+
+class Markdown(str):
+    """Text that the UI renders: tables, plots, samples."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found."""
+
+    name: str
+    passed: bool
+    description: str
+    blocking: bool = True
+    values: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a computation tells besides the files it wrote."""
+
+    summary: Mapping[str, Any]
+    checks: tuple[Check, ...] = ()
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """An asset (of one domain) about to be computed."""
+
+    context: AssetExecutionContext
+    lake: Lake
+    inputs: Mapping[str, str]
+    """Name of each input → its content hash."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Every option the result depends on, as JSON values."""
+    bytes_in: int = 0
+
+    @property
+    def asset(self) -> str:
+        """Name of the asset, the same in Dagster and in the lake."""
+        return self.context.asset_key.path[-1]
+
+    @property
+    def domain(self) -> str | None:
+        """The partition, or None for an asset over all domains."""
+        is_partitioned = self.context.assets_def.partitions_def is not None
+        return self.context.partition_key if is_partitioned else None
+
+    @property
+    def code_version(self) -> str:
+        """The version declared on the asset."""
+        return self.context.assets_def.code_versions_by_key[self.context.asset_key] or ""
+
+    @property
+    def log(self) -> Log:
+        """Where progress goes: the step's log."""
+        name = f"{self.asset}[{self.domain}]" if self.domain else self.asset
+        return lambda line: self.context.log.info(f"{name}: {line}")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the result."""
+        parts = [self.code_version, self.config, sorted(self.inputs.items())]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def workspace(self) -> Path:
+        """A folder for checkpoints that outlives a killed run of exactly this computation."""
+        return self.lake.workspace(self.asset, self.domain, self.fingerprint)
+
+
+Compute = Callable[[Path], Outcome]
+Events = Iterator[MaterializeResult | AssetCheckResult]
+
+
+def publish(step: Step, compute: Compute) -> Events:
+    """Compute, check and publish, or say that nothing changed.
+
+    Args:
+        step: the asset, its inputs and its options.
+        compute: writes the files of the snapshot into the folder it is given.
+
+    Raises:
+        Failure: a blocking check failed; the old snapshot stays current.
+    """
+    current = step.lake.find(step.asset, step.domain)
+    if current is not None and current.manifest.fingerprint == step.fingerprint:
+        step.log("inputs, options and code are unchanged: nothing to publish")
+        yield _result(current, published=False)
+        return
+    with step.lake.stage(step.asset, step.domain) as staging:
+        meter = _Meter()
+        outcome = compute(staging.folder)
+        cost = meter.read(bytes_in=step.bytes_in, tokens=outcome.tokens)
+        failed = [check for check in outcome.checks if check.blocking and not check.passed]
+        if failed:
+            yield from (_check_result(step, check) for check in outcome.checks)
+            raise Failure("; ".join(f"{check.name}: {check.description}" for check in failed), allow_retries=False)
+        snapshot = step.lake.commit(
+            staging,
+            asset=step.asset,
+            domain=step.domain,
+            fingerprint=step.fingerprint,
+            code_version=step.code_version,
+            inputs=step.inputs,
+            cost=cost,
+            summary=_stored(outcome),
+        )
+    step.lake.drop_workspaces(step.asset, step.domain)
+    yield _result(snapshot, published=True)
+
+
+class _Meter:
+    """CPU seconds, wall seconds and peak memory of this process since the meter was made."""
+
+    def __init__(self) -> None:
+        try:
+            Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK_MEMORY)
+        except OSError:
+            pass  # not Linux, or not allowed: the peak is then that of the whole process
+        self._wall, self._cpu = time.monotonic(), _cpu_seconds()
+
+    def read(self, *, bytes_in: int, tokens: int) -> Cost:
+        return Cost(
+            wall_seconds=round(time.monotonic() - self._wall, 3),
+            cpu_seconds=round(_cpu_seconds() - self._cpu, 3),
+            peak_memory_bytes=_peak_memory_bytes(),
+            bytes_in=bytes_in,
+            tokens=tokens,
+        )
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _peak_memory_bytes() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _stored(outcome: Outcome) -> dict[str, Any]:
+    """The summary as JSON, with what the UI renders kept apart from plain values."""
+    values = {
+        key: {"markdown": str(value)} if isinstance(value, Markdown) else value
+        for key, value in outcome.summary.items()
+    }
+    checks = [
+        {
+            "name": check.name,
+            "passed": check.passed,
+            "description": check.description,
+            "blocking": check.blocking,
+            "values": dict(check.values),
+        }
+        for check in outcome.checks
+    ]
+    return {"metadata": values, "checks": checks}
+
+
+def _result(snapshot: Snapshot, *, published: bool) -> MaterializeResult:
+    manifest = snapshot.manifest
+    stored = manifest.summary["metadata"]
+    metadata: dict[str, Any] = {
+        key: MetadataValue.md(value["markdown"]) if isinstance(value, dict) else value for key, value in stored.items()
+    }
+    metadata |= {
+        "published": MetadataValue.bool(published),
+        "snapshot": MetadataValue.path(str(snapshot.folder)),
+        "bytes": snapshot.bytes,
+        "wall_seconds": manifest.cost.wall_seconds,
+        "cpu_seconds": manifest.cost.cpu_seconds,
+        "peak_memory_bytes": manifest.cost.peak_memory_bytes,
+    }
+    rows = [file.rows for file in manifest.files if file.rows is not None]
+    if rows:
+        metadata["dagster/row_count"] = sum(rows)
+    return MaterializeResult(
+        metadata=metadata,
+        data_version=DataVersion(snapshot.content_hash),
+        check_results=[_as_check_result(Check(**check)) for check in manifest.summary["checks"]],
+    )
+
+
+def _as_check_result(check: Check) -> AssetCheckResult:
+    return AssetCheckResult(
+        check_name=check.name,
+        passed=check.passed,
+        severity=AssetCheckSeverity.ERROR if check.blocking else AssetCheckSeverity.WARN,
+        description=check.description,
+        metadata=dict(check.values),
+    )
+
+
+def _check_result(step: Step, check: Check) -> AssetCheckResult:
+    return _as_check_result(check)._replace(asset_key=step.context.asset_key)
+
+
+def check_specs(
+    asset: str, blocking: Mapping[str, str], *, warning: Mapping[str, str] | None = None, partitioned: bool = True
+) -> list[AssetCheckSpec]:
+    """Declare the checks that an asset evaluates on itself: name → what it holds the asset to.
+
+    They run inside the asset: a separate check step would be a pod of its own. A failed blocking check
+    stops the run and leaves the old snapshot current.
+    """
+    partitions_def = domain_partitions if partitioned else None
+    with warnings.catch_warnings():
+        # Without a partition a check of one domain would overwrite that of another; Dagster calls it a preview.
+        warnings.simplefilter("ignore", PreviewWarning)
+        return [
+            AssetCheckSpec(
+                name, asset=asset, description=description, blocking=is_blocking, partitions_def=partitions_def
+            )
+            for names, is_blocking in ((blocking, True), (warning or {}, False))
+            for name, description in names.items()
+        ]

@@ -1,0 +1,108 @@
+"""What a user tunes: `configs/pipeline.yaml`, checked key by key."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dagster import ConfigurableResource
+from pydantic import Field, ValidationError
+from upath import UPath
+
+from resources.lake import open_uri
+from yunmin_assets.columnar.config import PackConfig, TokenizerConfig
+from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.corpus.config import CorpusConfig
+from yunmin_assets.dedup.config import DedupConfig
+from yunmin_assets.dedup.splits import SplitConfig
+from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, WeightsConfig
+from yunmin_assets.evaluation.config import EvaluationConfig
+from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
+from yunmin_assets.pruning.config import PruningConfig
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class ReferenceModelConfig(ConfigModel):
+    """The small model that scores documents for pruning."""
+
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class PipelineConfig(ConfigModel):
+    """Every option of the graph; one section per stage."""
+
+    raw: str = "data/demo/raw"
+    """Folder or `s3://` prefix with `<domain>.jsonl[.gz|.zst]`, `<domain>.parquet` or `<domain>/…`."""
+    lake: str = "data/demo/lake"
+    """Folder or `s3://` prefix of the lake."""
+    endpoint_url: str | None = None
+    """Endpoint of an S3-compatible store."""
+    corpus: CorpusConfig = CorpusConfig()
+    dedup: DedupConfig = DedupConfig()
+    splits: SplitConfig = SplitConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    reference_model: ReferenceModelConfig = ReferenceModelConfig()
+    pruning: PruningConfig = PruningConfig()
+    pack: dict[str, Any] = Field(default_factory=dict)
+    """Options of `PackConfig`; the vocabulary and the end-of-text token come from the tokenizer."""
+    base_model: BaseModelConfig = BaseModelConfig()
+    lora_adapter: LoraConfig = LoraConfig()
+    domain_weights: WeightsConfig = WeightsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def pack_config(self, *, vocab_size: int, eos_id: int) -> PackConfig:
+        """The layout of the packed product for a given tokenizer."""
+        return PackConfig(**self.pack, vocab_size=vocab_size, eos_id=eos_id)
+
+
+class Settings(ConfigurableResource):
+    """Reads the pipeline's configuration; `YUNMIN_CONFIG`, `YUNMIN_RAW` and `YUNMIN_LAKE` override."""
+
+    path: str
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Settings from `$YUNMIN_CONFIG`, by default `configs/pipeline.yaml`."""
+        return cls(path=os.environ.get("YUNMIN_CONFIG", str(REPOSITORY / "configs" / "pipeline.yaml")))
+
+    @cached_property
+    def pipeline(self) -> PipelineConfig:
+        """The checked configuration.
+
+        Raises:
+            ValueError: the file is absent, is no YAML, or holds an unknown or ill-typed key.
+        """
+        return load_pipeline_config(Path(self.path))
+
+    def raw_root(self) -> UPath:
+        """Where raw objects lie."""
+        return open_uri(self.pipeline.raw, self.pipeline.endpoint_url)
+
+
+def load_pipeline_config(path: Path) -> PipelineConfig:
+    """Read a pipeline configuration; relative folders in it are relative to the repository.
+
+    Raises:
+        ValueError: the file is absent, is no YAML, or holds an unknown or ill-typed key.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist: set YUNMIN_CONFIG to a pipeline configuration") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    overrides = {"raw": os.environ.get("YUNMIN_RAW"), "lake": os.environ.get("YUNMIN_LAKE")}
+    values |= {key: value for key, value in overrides.items() if value}
+    try:
+        config = PipelineConfig(**values)
+    except ValidationError as error:
+        places = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ValueError(f"{path}: {places}") from error
+    return config.model_copy(update={"raw": _absolute(config.raw), "lake": _absolute(config.lake)})
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(REPOSITORY / Path(uri).expanduser())

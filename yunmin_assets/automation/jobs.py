@@ -1,0 +1,43 @@
+"""Named jobs for people.
+
+`whole_pipeline` is every asset, `per_domain_chain` what one domain needs from raw text to its
+difference vector, `merge_and_evaluate` what follows when any domain has changed. Materialize several
+domains of `whole_pipeline` as a backfill from the asset graph, so that assets over all domains run once.
+"""
+
+from dagster import AssetSelection, define_asset_job
+
+INGEST = ("raw_corpus", "clean_corpus", "signatures")
+"""The part of a domain's chain that needs no model and no other domain."""
+
+GLOBAL_MODELS = ("tokenizer", "reference_model", "base_model")
+"""What the rest of a domain's chain builds on; made once by `whole_pipeline`."""
+
+whole_pipeline = define_asset_job(
+    "whole_pipeline",
+    selection=AssetSelection.all(),
+    description="Every asset, from raw text to the evaluation report.",
+)
+
+per_domain_chain = define_asset_job(
+    "per_domain_chain",
+    selection=AssetSelection.assets(
+        *INGEST,
+        "duplicate_clusters",
+        "deduped_corpus",
+        "perplexity",
+        "pruned_corpus",
+        "parquet_shards",
+        "lora_adapter",
+        "diff_vector",
+    ),
+    description="One domain from raw text to its difference vector, deduplicated against all others.",
+)
+
+merge_and_evaluate = define_asset_job(
+    "merge_and_evaluate",
+    selection=AssetSelection.assets("domain_weights", "merged_model", "eval_report"),
+    description="Search the domain weights, merge the difference vectors, write the evaluation report.",
+)
+
+jobs = [whole_pipeline, per_domain_chain, merge_and_evaluate]

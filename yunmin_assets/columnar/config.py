@@ -1,0 +1,36 @@
+"""Options of the columnar stage."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from yunmin_assets.config_model import ConfigModel
+
+
+class TokenizerConfig(ConfigModel):
+    """A byte-level BPE trained here, or the tokenizer of an existing model."""
+
+    path: Path | None = None
+    """Folder of a Hugging Face tokenizer to take over; when given, nothing is trained."""
+    vocab_size: int = Field(default=4096, ge=300)
+    end_of_text: str = "<|endoftext|>"
+
+
+class PackConfig(ConfigModel):
+    """Layout of the packed product.
+
+    A row holds `seq_len` + 1 tokens, so that inputs and labels are two views of one row.
+    """
+
+    seq_len: int = Field(default=2048, ge=1)
+    vocab_size: int = Field(default=64_000, ge=2)
+    eos_id: int = Field(default=0, ge=0)
+    seed: int = 0
+    compression: Literal["zstd", "none"] = "zstd"
+    page_bytes: int = Field(default=64 * 1024, ge=1)
+    rows_per_row_group: int = Field(default=4096, ge=1)
+    shard_bytes: int = Field(default=192 * 1024 * 1024, ge=1)
+    """Uncompressed token bytes after which a new shard is begun."""
+    shuffle_memory_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
+    """Memory of the external shuffle at write."""

@@ -1,0 +1,250 @@
+"""Raw objects: which there are, what they hold, and whether they are still the same.
+
+    <root>/<domain>.jsonl[.gz|.zst]   <root>/<domain>.parquet   <root>/<domain>/<any depth>/…
+
+Raw text is never copied. `inspect_object` reads an object once, counts its lines and pins its content by
+SHA-256; `read_lines` refuses an object that is no longer that content. Names that begin with `.` or
+`_`, or end in `.part` or `.tmp`, are not data and are left alone; other files in a domain's folder that
+cannot be read are listed, so that nobody believes they were used.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+_BLOCK = 1 << 20
+
+
+class RawObjectError(ValueError):
+    """A raw object cannot be read as a whole; the message names it, the place and the cure."""
+
+
+@dataclass(frozen=True)
+class RawObject:
+    """One raw object as it was seen."""
+
+    name: str
+    """Path below the raw root."""
+    uri: str
+    bytes: int
+    lines: int
+    sha256: str
+    modified: str
+    etag: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The objects of one domain, by name, and the files beside them that are not read."""
+
+    objects: tuple[UPath, ...]
+    unread: tuple[UPath, ...]
+
+
+def list_domains(root: UPath) -> dict[str, Listing]:
+    """Every domain below `root`, sorted by name.
+
+    Raises:
+        RawObjectError: `root` does not exist.
+    """
+    if not root.exists():
+        raise RawObjectError(f"{root} does not exist: create it and drop <domain>.jsonl files into it, or set YUNMIN_RAW")
+    found: dict[str, tuple[list[UPath], list[UPath]]] = {}
+    for entry in root.iterdir():
+        if _is_hidden(entry.name):
+            continue
+        domain = entry.name if entry.is_dir() else _without_suffix(entry.name)
+        if domain is None:
+            continue
+        objects, unread = found.setdefault(domain, ([], []))
+        for path in _files_below(entry):
+            (objects if _without_suffix(path.name) is not None else unread).append(path)
+    return {
+        domain: Listing(tuple(sorted(objects, key=str)), tuple(sorted(unread, key=str)))
+        for domain, (objects, unread) in sorted(found.items())
+        if objects
+    }
+
+
+def inspect_object(root: UPath, path: UPath) -> RawObject:
+    """Read an object once: bytes, lines, SHA-256.
+
+    Raises:
+        RawObjectError: the object is truncated or is not what its name says.
+    """
+    content = hashlib.sha256()
+    lines = sum(1 for _ in _records(path, relative_name(root, path), content))
+    info = path.fs.info(path.path)
+    return RawObject(
+        name=relative_name(root, path),
+        uri=str(path),
+        bytes=int(info["size"]),
+        lines=lines,
+        sha256=content.hexdigest(),
+        modified=str(info.get("LastModified") or info.get("mtime") or ""),
+        etag=info.get("ETag"),
+    )
+
+
+def read_lines(root: UPath, raw_object: RawObject) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
+    """Yield (line number from 1, JSON line as bytes or Parquet row as a dict) of an object seen before.
+
+    Raises:
+        RawObjectError: the object was changed or removed since it was inspected.
+    """
+    path = root / raw_object.name
+    content = hashlib.sha256()
+    try:
+        yield from _records(path, raw_object.name, content)
+    except FileNotFoundError as error:
+        raise RawObjectError(f"{path} is gone since raw_corpus saw it: materialize raw_corpus again") from error
+    if content.hexdigest() != raw_object.sha256:
+        raise RawObjectError(f"{path} changed since raw_corpus saw it: materialize raw_corpus again")
+
+
+def relative_name(root: UPath, path: UPath) -> str:
+    """The object's path below the raw root, with forward slashes."""
+    return path.path[len(root.path) :].lstrip("/")
+
+
+def content_of(objects: list[tuple[str, str]]) -> str:
+    """Hash of a domain's content: the names and SHA-256 of its objects, sorted by name."""
+    return hashlib.sha256(json.dumps(sorted(objects)).encode()).hexdigest()
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_")) or name.endswith((".part", ".tmp"))
+
+
+def _without_suffix(name: str) -> str | None:
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.endswith(suffix):
+            return name[: -len(suffix)]
+    return None
+
+
+def _files_below(entry: UPath) -> Iterator[UPath]:
+    if not entry.is_dir():
+        yield entry
+        return
+    for child in entry.iterdir():
+        if not _is_hidden(child.name):
+            yield from _files_below(child)
+
+
+class _HashingReader(io.RawIOBase):
+    """Passes bytes through and hashes them, so that content is pinned without a second read."""
+
+    def __init__(self, file: BinaryIO, content: "hashlib._Hash") -> None:
+        self._file, self._content = file, content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read(len(buffer))
+        buffer[: len(block)] = block
+        self._content.update(block)
+        return len(block)
+
+
+def _records(path: UPath, name: str, content: "hashlib._Hash") -> Iterator[tuple[int, bytes | dict[str, Any]]]:
+    with path.open("rb") as file:
+        reader = _HashingReader(cast(BinaryIO, file), content)
+        if name.endswith(".parquet"):
+            while reader.read(_BLOCK):
+                pass
+            yield from _parquet_rows(path, name)
+        else:
+            yield from _json_lines(reader, name)
+
+
+def _parquet_rows(path: UPath, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    with path.open("rb") as file:
+        try:
+            parquet = pq.ParquetFile(file)
+            for batch in parquet.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RawObjectError(f"{name}, after row {number}: not a whole Parquet file ({error}); upload it again") from error
+
+
+def _json_lines(reader: _HashingReader, name: str) -> Iterator[tuple[int, bytes]]:
+    """Lines that hold more than white space, with their number in the file."""
+    number = 0
+    try:
+        for number, line in enumerate(_lines(_decompressed(reader, name)), start=1):  # noqa: B007
+            if line.strip():
+                yield number, line
+    except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:
+        raise RawObjectError(
+            f"{name}, after line {number}: the compressed data is truncated or damaged ({error}); upload it again"
+        ) from error
+    while reader.read(_BLOCK):  # bytes behind the end of the compressed data belong to the content too
+        pass
+
+
+def _decompressed(reader: _HashingReader, name: str) -> Any:
+    if name.endswith(".gz"):
+        return gzip.GzipFile(fileobj=io.BufferedReader(reader, _BLOCK))
+    if name.endswith(".zst"):
+        return pa.CompressedInputStream(pa.PythonFile(reader, mode="r"), "zstd")
+    return reader
+
+
+def _lines(stream: Any) -> Iterator[bytes]:
+    rest: list[bytes] = []
+    while block := stream.read(_BLOCK):
+        *whole, last = block.split(b"\n")
+        if whole:
+            rest.append(whole[0])
+            yield b"".join(rest)
+            yield from whole[1:]
+            rest = []
+        rest.append(last)
+    if final := b"".join(rest):
+        yield final
+
+
+def parse_line(line: bytes | dict[str, Any]) -> dict[str, Any]:
+    """The record on a line.
+
+    Raises:
+        ValueError: with the reason why it cannot be a document.
+    """
+    if isinstance(line, dict):
+        record = line
+    else:
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(_json_reason(line, error)) from error
+    if not isinstance(record, dict):
+        raise ValueError(f"not a JSON object but {type(record).__name__}")
+    if "text" not in record:
+        raise ValueError("missing field: text")
+    if not isinstance(record["text"], str):
+        raise ValueError(f"text is not a string but {type(record['text']).__name__}")
+    return record
+
+
+def _json_reason(line: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as invalid:
+        return f"invalid UTF-8 at byte {invalid.start}"
+    return f"broken JSON: {error.msg} at character {error.pos}"

@@ -1,0 +1,64 @@
+"""The document table that travels between the stages."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SPLITS = ("train", "validation", "test")
+
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("lang", pa.string()),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("license", pa.string()),
+        pa.field("meta", pa.string()),  # the user's own object, as JSON text
+    ]
+)
+
+ROW_GROUP_DOCUMENTS = 1024
+DOCUMENT_WRITE_OPTIONS = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "write_page_index": True,
+    "write_page_checksum": True,
+}
+
+
+def write_documents(table: pa.Table, path: Path) -> None:
+    """Write a table of documents as zstd-3 Parquet in row groups of 1024 documents."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=ROW_GROUP_DOCUMENTS, **DOCUMENT_WRITE_OPTIONS)
+
+
+def document_files(folder: Path) -> list[Path]:
+    """The Parquet files of documents in a `clean_corpus` snapshot, in order."""
+    return sorted(folder.glob("documents-*.parquet"))
+
+
+def split_path(folder: Path, split: str) -> Path:
+    """The file that holds one split of a domain inside a `deduped_corpus` or `pruned_corpus` snapshot.
+
+    Raises:
+        ValueError: `split` is not train, validation or test.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    return folder / f"{split}.parquet"
+
+
+def read_documents(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read Parquet files of documents into one table, in the order of `paths`."""
+    wanted = list(columns) if columns is not None else None
+    return pa.concat_tables([pq.read_table(path, columns=wanted) for path in paths])
+
+
+def iterate_texts(paths: Sequence[Path]) -> Iterator[str]:
+    """Yield the texts of Parquet files of documents, one row group in memory at a time."""
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_DOCUMENTS, columns=["text"]):
+            yield from batch.column(0).to_pylist()

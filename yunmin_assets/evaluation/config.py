@@ -1,0 +1,20 @@
+"""Options of the evaluation stage."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from yunmin_assets.config_model import ConfigModel
+
+
+class EvaluationConfig(ConfigModel):
+    """What the report measures."""
+
+    documents_per_domain: int = Field(default=100, ge=2)
+    """Test documents per domain on which perplexity is measured, chosen by a hash of their id."""
+    bootstrap_samples: int = Field(default=1000, ge=10)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    prompts: Path = Path("configs/eval_prompts.jsonl")
+    max_new_tokens: int = Field(default=48, ge=1)
+    token_budget: int = Field(default=4096, ge=1)
+    seed: int = 0
