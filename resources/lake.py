@@ -38,6 +38,7 @@ from yunmin_assets.config_model import ConfigModel
 MANIFEST = "manifest.json"
 POINTER = "current.json"
 GLOBAL = "_global"
+WORK = "_work"
 DAY = 24 * 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -204,6 +205,10 @@ class Lake(ConfigurableResource):
         """Whole snapshots of an asset, oldest first."""
         return [folder.name for folder in self._folders(self._home(asset, domain)) if (folder / MANIFEST).exists()]
 
+    def assets(self) -> list[str]:
+        """Assets of which anything was ever staged, sorted."""
+        return [folder.name for folder in self._folders(self._root) if folder.name != WORK]
+
     def domains(self, asset: str) -> list[str]:
         """Domains for which `asset` has a current snapshot, sorted."""
         homes = self._folders(self._root / asset)
@@ -264,14 +269,14 @@ class Lake(ConfigurableResource):
     def workspace(self, asset: str, domain: str | None, fingerprint: str) -> Path:
         """A local folder that survives a killed run: checkpoints go here, keyed by what is computed."""
         root = Path(self._root) if _is_local(self._root) else Path(self.cache).expanduser()
-        folder = root / "_work" / _checked(asset) / _domain_folder(domain) / fingerprint
+        folder = root / WORK / _checked(asset) / _domain_folder(domain) / fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def drop_workspaces(self, asset: str, domain: str | None) -> None:
         """Remove the checkpoints of an asset once its snapshot is published."""
         root = Path(self._root) if _is_local(self._root) else Path(self.cache).expanduser()
-        shutil.rmtree(root / "_work" / _checked(asset) / _domain_folder(domain), ignore_errors=True)
+        shutil.rmtree(root / WORK / _checked(asset) / _domain_folder(domain), ignore_errors=True)
 
     def garbage(self, *, older_than: float = DAY) -> list[UPath]:
         """Folders and temporary files that publishers left behind when they died.
@@ -281,7 +286,7 @@ class Lake(ConfigurableResource):
                 is being written now is left alone.
         """
         before = time.time() - older_than
-        homes = [home for asset in self._folders(self._root) if asset.name != "_work" for home in self._folders(asset)]
+        homes = [home for asset in self.assets() for home in self._folders(self._root / asset)]
         found = [
             folder
             for home in homes
@@ -297,12 +302,12 @@ class Lake(ConfigurableResource):
     def superseded(self, *, keep: int = 1) -> list[UPath]:
         """Whole snapshots that are neither current nor among the `keep` newest before the current one."""
         found = []
-        for asset in self._folders(self._root):
-            for home in self._folders(asset) if asset.name != "_work" else []:
+        for asset in self.assets():
+            for home in self._folders(self._root / asset):
                 domain = None if home.name == GLOBAL else home.name
-                current = self.find(asset.name, domain)
+                current = self.find(asset, domain)
                 name = current.manifest.version if current else ""
-                older = [version for version in self.versions(asset.name, domain) if version < name]
+                older = [version for version in self.versions(asset, domain) if version < name]
                 found += [home / version for version in older[: len(older) - keep if keep else None]]
         return sorted(found, key=str)
 

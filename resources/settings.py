@@ -10,7 +10,7 @@ from dagster import ConfigurableResource
 from pydantic import Field, ValidationError
 from upath import UPath
 
-from resources.lake import open_uri
+from resources.lake import Snapshot, open_uri
 from yunmin_assets.columnar.config import PackConfig, TokenizerConfig
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.corpus.config import CorpusConfig
@@ -18,17 +18,9 @@ from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.splits import SplitConfig
 from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, WeightsConfig
 from yunmin_assets.evaluation.config import EvaluationConfig
-from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
-from yunmin_assets.pruning.config import PruningConfig
+from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-class ReferenceModelConfig(ConfigModel):
-    """The small model that scores documents for pruning."""
-
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
 
 
 class PipelineConfig(ConfigModel):
@@ -44,7 +36,7 @@ class PipelineConfig(ConfigModel):
     dedup: DedupConfig = DedupConfig()
     splits: SplitConfig = SplitConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
-    reference_model: ReferenceModelConfig = ReferenceModelConfig()
+    reference_model: ReferenceConfig = ReferenceConfig()
     pruning: PruningConfig = PruningConfig()
     pack: dict[str, Any] = Field(default_factory=dict)
     """Options of `PackConfig`; the vocabulary and the end-of-text token come from the tokenizer."""
@@ -52,10 +44,6 @@ class PipelineConfig(ConfigModel):
     lora_adapter: LoraConfig = LoraConfig()
     domain_weights: WeightsConfig = WeightsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    def pack_config(self, *, vocab_size: int, eos_id: int) -> PackConfig:
-        """The layout of the packed product for a given tokenizer."""
-        return PackConfig(**self.pack, vocab_size=vocab_size, eos_id=eos_id)
 
 
 class Settings(ConfigurableResource):
@@ -76,6 +64,11 @@ class Settings(ConfigurableResource):
             ValueError: the file is absent, is no YAML, or holds an unknown or ill-typed key.
         """
         return load_pipeline_config(Path(self.path))
+
+    def pack_config(self, tokenizer: Snapshot) -> PackConfig:
+        """The layout of packed rows for a published tokenizer."""
+        vocabulary = tokenizer.manifest.summary["metadata"]
+        return PackConfig(**self.pipeline.pack, vocab_size=vocabulary["vocab_size"], eos_id=vocabulary["eos_id"])
 
     def raw_root(self) -> UPath:
         """Where raw objects lie."""

@@ -38,10 +38,10 @@ def raw_folder_sensor(context: SensorEvaluationContext, lake: Lake, settings: Se
         return SensorResult(skip_reason=str(error))
     valid, invalid = _split_by_name(changes)
     requested = {domain: content for domain, content in valid.items() if not _is_published(lake, domain, content)}
-    known = set(context.instance.get_dynamic_partitions("domain"))
+    new = sorted(set(valid) - set(context.instance.get_dynamic_partitions("domain")))
     return SensorResult(
         run_requests=[_request(lake, domain, content) for domain, content in requested.items()],
-        dynamic_partitions_requests=[domain_partitions.build_add_request(sorted(set(valid) - known))],
+        dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
         cursor=changes.seen.model_dump_json(),
         skip_reason=None if requested else _reason(changes, invalid),
     )

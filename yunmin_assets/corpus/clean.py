@@ -50,9 +50,9 @@ EXACT_DUPLICATE = "exact duplicate"
 EXCERPT_CHARACTERS = 200
 _BATCH_DOCUMENTS = ROW_GROUP_DOCUMENTS
 
-_SPACES = re.compile(r"[^\S\n]+")
+_SPACES_IN_LINE = re.compile(r"(?<=\S)(?:[^\S\n]{2,}|[^\S\n ])")  # not behind a line end: that is indentation
+_SPACES_AT_LINE_END = re.compile(r"[^\S\n]+(?=\n)")
 _MANY_NEWLINES = re.compile(r"\n{3,}")
-_LINE = re.compile(r"^([^\S\n]*)(.*?)[^\S\n]*$", re.MULTILINE)
 _ZERO_WIDTH = (0xAD, 0x200B, 0x2060, 0xFEFF)  # soft hyphen, zero-width space, word joiner, byte order mark
 
 
@@ -64,6 +64,7 @@ def _invisible_characters() -> dict[int, str | None]:
 
 
 _INVISIBLE = _invisible_characters()
+_ANY_INVISIBLE = re.compile(f"[{re.escape(''.join(map(chr, _INVISIBLE)))}]")
 
 
 def clean_text(text: str) -> str:
@@ -76,8 +77,10 @@ def clean_text(text: str) -> str:
         >>> clean_text("\\u1112\\u1161\\u11ab  국\\r\\n\\n\\n\\n어\\x00 ")
         '한 국\\n\\n어'
     """
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
-    text = _LINE.sub(lambda match: match[1] + _SPACES.sub(" ", match[2]) if match[2] else "", text)
+    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    if _ANY_INVISIBLE.search(text):
+        text = text.translate(_INVISIBLE)
+    text = _SPACES_AT_LINE_END.sub("", _SPACES_IN_LINE.sub(" ", text))
     return _MANY_NEWLINES.sub("\n\n", text).strip()
 
 

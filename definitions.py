@@ -1,0 +1,63 @@
+"""The one place where assets, checks, jobs, sensors and resources are wired."""
+
+import os
+
+from dagster import Definitions, ExecutorDefinition, in_process_executor, multiprocess_executor
+
+from resources.compute import Compute
+from resources.lake import Lake
+from resources.settings import Settings
+from yunmin_assets.automation.jobs import jobs
+from yunmin_assets.automation.sensors import sensors
+from yunmin_assets.automation.terminal import terminal_logger
+from yunmin_assets.columnar.assets import parquet_shards, tokenizer
+from yunmin_assets.corpus.assets import clean_corpus, raw_corpus
+from yunmin_assets.dedup.assets import deduped_corpus, duplicate_clusters, signatures
+from yunmin_assets.dem.assets import base_model, diff_vector, domain_weights, lora_adapter, merged_model
+from yunmin_assets.evaluation.assets import eval_report
+from yunmin_assets.pruning.assets import perplexity, pruned_corpus, reference_model
+
+EXECUTORS: dict[str, ExecutorDefinition] = {
+    "multiprocess": multiprocess_executor.configured({"max_concurrent": 2}),
+    "in_process": in_process_executor,
+}
+
+
+def _executor() -> ExecutorDefinition:
+    name = os.environ.get("YUNMIN_EXECUTOR", "multiprocess")
+    if name not in EXECUTORS:
+        raise ValueError(f"YUNMIN_EXECUTOR is {name!r}: choose one of {', '.join(EXECUTORS)}")
+    return EXECUTORS[name]
+
+
+settings = Settings.from_environment()
+
+defs = Definitions(
+    assets=[
+        raw_corpus,
+        clean_corpus,
+        signatures,
+        duplicate_clusters,
+        deduped_corpus,
+        tokenizer,
+        reference_model,
+        perplexity,
+        pruned_corpus,
+        parquet_shards,
+        base_model,
+        lora_adapter,
+        diff_vector,
+        domain_weights,
+        merged_model,
+        eval_report,
+    ],
+    jobs=jobs,
+    sensors=sensors,
+    executor=_executor(),
+    loggers={"terminal": terminal_logger},
+    resources={
+        "settings": settings,
+        "lake": Lake(uri=settings.pipeline.lake, endpoint_url=settings.pipeline.endpoint_url),
+        "compute": Compute(),
+    },
+)

@@ -1,0 +1,28 @@
+"""Where models run: the one place that chooses a device and how many threads work."""
+
+import os
+from typing import Literal
+
+from dagster import ConfigurableResource
+
+
+class Compute(ConfigurableResource):
+    """The device of training, scoring and generation."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU when there is one."""
+
+    def prepare(self) -> None:
+        """Make the models of this process use the device, and every core this process may use.
+
+        Raises:
+            RuntimeError: "cuda" was asked for and there is none.
+        """
+        import torch
+
+        from yunmin_assets.language_model.architecture import use_device
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("compute.device is 'cuda' but no CUDA device is visible: use 'auto' or 'cpu'")
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        use_device(None if self.device == "auto" else self.device)

@@ -1,0 +1,64 @@
+"""Look after the lake from a shell.
+
+    python -m resources.lake_cli list               current snapshots with rows and bytes
+    python -m resources.lake_cli verify             read every current file again and compare hashes
+    python -m resources.lake_cli garbage            what publishers that died left behind
+    python -m resources.lake_cli collect [--keep N] remove garbage; with --keep also all but N older snapshots
+
+The lake is that of the configuration (`YUNMIN_CONFIG`, `YUNMIN_LAKE`) unless --lake names another.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from resources.lake import DAY, Lake, Snapshot
+from resources.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status is 1 when `verify` finds something."""
+    options = _parse(arguments)
+    pipeline = Settings.from_environment().pipeline
+    lake = Lake(uri=options.lake or pipeline.lake, endpoint_url=pipeline.endpoint_url)
+    if options.command == "list":
+        for snapshot in current_snapshots(lake):
+            print(_line(snapshot))
+    elif options.command == "verify":
+        problems = [problem for snapshot in current_snapshots(lake) for problem in snapshot.verify()]
+        print("\n".join(problems) or "every file is as it was published")
+        return 1 if problems else 0
+    elif options.command == "garbage":
+        print("\n".join(str(path) for path in lake.garbage(older_than=options.older_than)) or "no garbage")
+    else:
+        removed = lake.collect(older_than=options.older_than, keep=options.keep)
+        print("\n".join(f"removed {path}" for path in removed) or "nothing to remove")
+    return 0
+
+
+def current_snapshots(lake: Lake) -> Iterator[Snapshot]:
+    """Every current snapshot, by asset and domain."""
+    for asset in lake.assets():
+        for domain in [None, *lake.domains(asset)]:
+            if snapshot := lake.find(asset, domain):
+                yield snapshot
+
+
+def _line(snapshot: Snapshot) -> str:
+    manifest = snapshot.manifest
+    name = f"{manifest.asset}[{manifest.domain}]" if manifest.domain else manifest.asset
+    rows = sum(file.rows or 0 for file in manifest.files)
+    return f"{name:<44} {manifest.created}  {rows:>12,} rows  {snapshot.bytes:>14,} bytes  {manifest.version}"
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Look after the lake.")
+    parser.add_argument("command", choices=["list", "verify", "garbage", "collect"])
+    parser.add_argument("--lake", help="folder or s3:// prefix (default: that of the configuration)")
+    parser.add_argument("--older-than", type=float, default=DAY, help="seconds of rest before a folder counts as garbage")
+    parser.add_argument("--keep", type=int, help="older snapshots to keep of each asset (default: all)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""An asset computes only what changed, and a failed blocking check never becomes current."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import AssetExecutionContext, AssetsDefinition, DagsterInstance, ExecuteInProcessResult, asset, materialize
+
+from resources.lake import Lake
+from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+
+
+class Counter:
+    """A one-asset graph that counts how often it computes."""
+
+    def __init__(self, home: Path, instance: DagsterInstance) -> None:
+        self.lake, self.instance, self.computed = Lake(uri=str(home / "lake")), instance, 0
+
+    def definition(self, *, text: str, version: str, is_good: bool, is_pleasant: bool) -> AssetsDefinition:
+        def compute(folder: Path) -> Outcome:
+            self.computed += 1
+            (folder / "text.txt").write_text(text)
+            checks = (
+                Check("good", is_good, "as it should be" if is_good else "it is bad"),
+                Check("pleasant", is_pleasant, "nice", blocking=False, values={"degree": 3}),
+            )
+            return Outcome({"length": len(text), "shown": Markdown(f"**{text}**")}, checks, tokens=7)
+
+        specs = check_specs("words", {"good": "is good"}, warning={"pleasant": "is pleasant"}, partitioned=False)
+
+        @asset(code_version=version, check_specs=specs)
+        def words(context: AssetExecutionContext, lake: Lake) -> Events:
+            yield from publish(Step(context, lake, {"input": text}, {"option": 1}, bytes_in=5), compute)
+
+        return words
+
+    def run(self, text: str = "말", *, version: str = "1", is_good: bool = True, is_pleasant: bool = True) -> ExecuteInProcessResult:
+        definition = self.definition(text=text, version=version, is_good=is_good, is_pleasant=is_pleasant)
+        return materialize([definition], resources={"lake": self.lake}, instance=self.instance, raise_on_error=False)
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Iterator[Counter]:
+    with DagsterInstance.ephemeral() as instance:
+        yield Counter(tmp_path, instance)
+
+
+def metadata(result: ExecuteInProcessResult) -> dict[str, Any]:
+    (event,) = result.get_asset_materialization_events()
+    return {key: value.value for key, value in event.materialization.metadata.items()}
+
+
+def data_version(result: ExecuteInProcessResult) -> str:
+    (event,) = result.get_asset_materialization_events()
+    return str((event.materialization.tags or {})["dagster/data_version"])
+
+
+def test_unchanged_input_publishes_nothing_and_shows_the_same_page(counter: Counter) -> None:
+    first, second = counter.run(), counter.run()
+    assert counter.computed == 1
+    assert counter.lake.versions("words") == [counter.lake.current("words").manifest.version]
+    assert (metadata(first).pop("published"), metadata(second).pop("published")) == (True, False)
+    assert metadata(first) | {"published": None} == metadata(second) | {"published": None}
+    assert data_version(first) == data_version(second) == counter.lake.current("words").content_hash
+    assert [check.passed for check in second.get_asset_check_evaluations()] == [True, True]
+
+
+@pytest.mark.parametrize("change", [{"text": "다른 말"}, {"version": "2"}])
+def test_another_input_or_code_version_computes_again(counter: Counter, change: dict[str, str]) -> None:
+    counter.run()
+    counter.run(**change)  # type: ignore[arg-type]
+    assert counter.computed == 2
+
+
+def test_what_the_asset_found_is_stored_with_its_cost(counter: Counter) -> None:
+    result = counter.run()
+    manifest = counter.lake.current("words").manifest
+    assert metadata(result)["length"] == 1
+    assert metadata(result)["shown"] == "**말**"
+    assert (manifest.cost.tokens, manifest.cost.bytes_in, manifest.cost.bytes_out) == (7, 5, len("말".encode()))
+    assert manifest.cost.peak_memory_bytes > 10_000_000
+    assert manifest.inputs == {"input": "말"}
+
+
+def test_a_failed_blocking_check_leaves_the_old_snapshot_current_and_is_seen(counter: Counter) -> None:
+    counter.run()
+    old = counter.lake.current("words").manifest
+    result = counter.run("다른 말", is_good=False)
+    assert not result.success
+    assert counter.lake.current("words").manifest == old
+    evaluations = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert evaluations == {"good": False, "pleasant": True}
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert "good: it is bad" in str(failure.step_failure_data.user_failure_data.description)
+
+
+def test_a_failed_warning_publishes_all_the_same(counter: Counter) -> None:
+    result = counter.run(is_pleasant=False)
+    assert result.success
+    assert counter.lake.current("words").manifest.content_hash == data_version(result)
+
+
+def test_a_workspace_is_the_same_for_the_same_work_and_gone_once_it_is_published(counter: Counter) -> None:
+    seen: list[Path] = []
+
+    def step_in(context: AssetExecutionContext, work: Callable[[Step], None]) -> Events:
+        step = Step(context, counter.lake, {"input": "x"})
+
+        def compute(folder: Path) -> Outcome:
+            seen.append(step.workspace())
+            work(step)
+            (folder / "done").write_text("x")
+            return Outcome({})
+
+        yield from publish(step, compute)
+
+    def die(step: Step) -> None:
+        (step.workspace() / "checkpoint").write_text("half")
+        raise RuntimeError("killed")
+
+    @asset(name="words", code_version="1")
+    def dying(context: AssetExecutionContext) -> Events:
+        yield from step_in(context, die)
+
+    @asset(name="words", code_version="1")
+    def surviving(context: AssetExecutionContext) -> Events:
+        yield from step_in(context, lambda step: None if (step.workspace() / "checkpoint").exists() else die(step))
+
+    assert not materialize([dying], instance=counter.instance, raise_on_error=False).success
+    assert materialize([surviving], instance=counter.instance).success
+    assert seen[0] == seen[1]
+    assert not seen[0].exists()

@@ -1,0 +1,70 @@
+"""Where a local run keeps what it makes: data/demo for the sample corpus, data/<name> for your own text.
+
+    data/<name>/raw       the sample corpus (your own text stays where it is)
+    data/<name>/lake      every snapshot
+    data/<name>/dagster   runs and events, so that `make dev` shows what `make demo` did
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The folders of one local run."""
+
+    home: Path
+    raw: str
+    is_sample: bool
+
+    @property
+    def lake(self) -> Path:
+        """Where assets are published."""
+        return self.home / "lake"
+
+    @property
+    def truth(self) -> Path | None:
+        """The planted duplicate pairs, when the corpus is the embedded sample."""
+        path = Path(self.raw) / "_truth" / "pairs.parquet"
+        return path if self.is_sample and path.exists() else None
+
+    def activate(self) -> None:
+        """Point this process (and those it starts) at these folders; must come before `definitions` is imported."""
+        dagster_home = self.home / "dagster"
+        dagster_home.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / "configs" / "dagster.yaml", dagster_home / "dagster.yaml")
+        os.environ.update(
+            DAGSTER_HOME=str(dagster_home), YUNMIN_RAW=self.raw, YUNMIN_LAKE=str(self.lake), PYTHONUNBUFFERED="1"
+        )
+
+
+def sample_workplace() -> Workplace:
+    """The embedded sample corpus, written on first use."""
+    home = REPOSITORY / "data" / "demo"
+    return Workplace(home, str(home / "raw"), is_sample=True)
+
+
+def own_workplace(raw: str) -> Workplace:
+    """A user's own text; each raw folder has a home of its own."""
+    uri = raw if "://" in raw else str(Path(raw).expanduser().resolve())
+    name = uri.rstrip("/").rsplit("/", 1)[-1]
+    return Workplace(REPOSITORY / "data" / f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}", uri, is_sample=False)
+
+
+def ensure_sample_corpus(workplace: Workplace) -> None:
+    """Write the synthetic sample corpus unless it is there; a run that was killed leaves none."""
+    from yunmin_assets.corpus.sample import write_sample_corpus
+
+    target = Path(workplace.raw)
+    if target.exists():
+        return
+    print("writing the sample corpus (synthetic text, five domains) …", flush=True)
+    part = target.with_name("raw.part")
+    shutil.rmtree(part, ignore_errors=True)
+    write_sample_corpus(part)
+    part.rename(target)

@@ -1,0 +1,245 @@
+"""base_model, lora_adapter, diff_vector, domain_weights and merged_model: Θ_D = Θ + Σ wᵢ(Θᵢ − Θ)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from dagster import AssetExecutionContext, asset
+
+from resources.compute import Compute
+from resources.lake import Lake, Snapshot
+from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.settings import Settings
+from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
+from yunmin_assets.documents import split_path
+from yunmin_assets.partitions import domain_partitions
+
+OWNERS = ["team:yunmin-models"]
+TRAIN_FILE = split_path(Path(), "train").name
+WEIGHTS_FILE = "weights.json"
+
+MODEL = "model"
+ADAPTER = "adapter"
+DIFFERENCE = "difference"
+"""Folders inside the snapshots of this stage."""
+
+
+@asset(
+    deps=["deduped_corpus", "tokenizer"],
+    group_name="dem",
+    kinds={"pytorch", "huggingface"},
+    owners=OWNERS,
+    pool="gpu",
+    code_version="1",
+    check_specs=check_specs(
+        "base_model",
+        {"loads_and_fits": "The model loads and its vocabulary is the tokenizer's."},
+        warning=EVERY_DOMAIN_PRESENT,
+        partitioned=False,
+    ),
+)
+def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
+    """The model Θ every domain starts from: a given checkpoint, or a small Mamba trained here on all domains."""
+    deduped, vocabulary = over_all_domains(context, lake, "deduped_corpus"), lake.current("tokenizer")
+    config = settings.pipeline.base_model
+    inputs = {"tokenizer": vocabulary.content_hash}
+    options = {"base_model": config.model_dump(mode="json")}
+    if config.path is None:
+        inputs |= deduped.hashes(TRAIN_FILE)
+        options["pack"] = settings.pipeline.pack
+    step = Step(context, lake, inputs, options, bytes_in=deduped.bytes)
+    files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
+
+    def compute_model(folder: Path) -> Outcome:
+        from yunmin_assets.columnar.mixture import mixture_batches
+        from yunmin_assets.dem.base import describe_base, take_over_base
+        from yunmin_assets.language_model import train_from_scratch
+        from yunmin_assets.language_model.summary import describe_training
+
+        compute.prepare()
+        tokenizer_dir, target = vocabulary.local / "tokenizer", folder / MODEL
+        summary: dict[str, object] = {}
+        tokens = 0
+        if config.path is not None:
+            take_over_base(config.path, tokenizer_dir, target)
+        else:
+            work = step.workspace()
+            batches = mixture_batches(
+                files,
+                tokenizer_dir,
+                work / "packed",
+                settings.pack_config(vocabulary),
+                batch_size=config.training.batch_size,
+                seed=config.training.seed,
+                log=step.log,
+            )
+            result = train_from_scratch(
+                batches, config.model, config.training, tokenizer_dir, target, work / "checkpoints", log=step.log
+            )
+            figures, _, plot = describe_training({"": result})
+            summary, tokens = {**figures, "loss": Markdown(plot)}, result.tokens
+        facts, fits = describe_base(target)
+        checks = (Check("loads_and_fits", fits, f"vocabulary of {facts['vocab_size']:,}"), deduped.check())
+        return Outcome({**facts, **summary}, checks, tokens=tokens)
+
+    yield from publish(step, compute_model)
+
+
+@asset(
+    partitions_def=domain_partitions,
+    deps=["parquet_shards", "base_model"],
+    group_name="dem",
+    kinds={"pytorch", "huggingface"},
+    owners=OWNERS,
+    pool="gpu",
+    code_version="1",
+    check_specs=check_specs("lora_adapter", {"loss_finite": "Every training loss is a finite number."}),
+)
+def lora_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
+    """A LoRA adapter of the base model, trained on one domain's packed rows."""
+    shards, base = lake.current("parquet_shards", context.partition_key), lake.current("base_model")
+    config = settings.pipeline.lora_adapter
+    inputs = {"parquet_shards": shards.content_hash, "base_model": base.content_hash}
+    step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=shards.bytes)
+
+    def train(folder: Path) -> Outcome:
+        from yunmin_assets.columnar import PackedDataset
+        from yunmin_assets.dem import train_adapter
+        from yunmin_assets.language_model.summary import describe_training
+
+        compute.prepare()
+        training = config.training
+        packed = shards.local / "packed" / "train"
+        batches = PackedDataset(packed, batch_size=training.batch_size, seed=training.seed, epochs=None)
+        target, checkpoints = folder / ADAPTER, step.workspace() / "checkpoints"
+        result = train_adapter(base.local / MODEL, batches, config, target, checkpoints, log=step.log)
+        figures, is_finite, plot = describe_training({"": result})
+        checks = (Check("loss_finite", is_finite, "all losses are finite"),)
+        return Outcome({**figures, "loss": Markdown(plot)}, checks, tokens=result.tokens)
+
+    yield from publish(step, train)
+
+
+@asset(
+    partitions_def=domain_partitions,
+    deps=["lora_adapter", "base_model"],
+    group_name="dem",
+    kinds={"safetensors"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=check_specs("diff_vector", {"weights_finite": "Every value of the difference is finite."}),
+)
+def diff_vector(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
+    """What a domain's adapter changes in the base model, kept as the two LoRA factors of each module."""
+    adapter, base = lake.current("lora_adapter", context.partition_key), lake.current("base_model")
+    require_made_from(adapter, "base_model", base.content_hash)
+    inputs = {"lora_adapter": adapter.content_hash, "base_model": base.content_hash}
+    step = Step(context, lake, inputs, bytes_in=adapter.bytes)
+
+    def compute(folder: Path) -> Outcome:
+        from yunmin_assets.dem import diff_adapter
+        from yunmin_assets.dem.summary import describe_difference
+
+        difference = diff_adapter(base.local / MODEL, adapter.local / ADAPTER, folder / DIFFERENCE, log=step.log)
+        figures, is_finite, rendered = describe_difference(difference)
+        summary = {**figures, **{name: Markdown(text) for name, text in rendered.items()}}
+        return Outcome(summary, (Check("weights_finite", is_finite, f"{figures['tensors']} tensors"),))
+
+    yield from publish(step, compute)
+
+
+@asset(
+    deps=["base_model", "diff_vector", "parquet_shards"],
+    group_name="dem",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    pool="gpu",
+    code_version="1",
+    check_specs=check_specs(
+        "domain_weights",
+        {"weights_finite": "Every weight is a finite number."},
+        warning=EVERY_DOMAIN_PRESENT,
+        partitioned=False,
+    ),
+)
+def domain_weights(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
+    """The weight of each domain's difference, searched on validation rows and compared with simple choices."""
+    base, differences = lake.current("base_model"), over_all_domains(context, lake, "diff_vector")
+    for snapshot in differences.snapshots.values():
+        require_made_from(snapshot, "base_model", base.content_hash)
+    shards = {domain: lake.current("parquet_shards", domain) for domain in differences.snapshots}
+    config = settings.pipeline.domain_weights
+    inputs = {
+        "base_model": base.content_hash,
+        **differences.hashes(),
+        **{f"parquet_shards[{domain}]": snapshot.content_hash for domain, snapshot in shards.items()},
+    }
+    step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=base.bytes + differences.bytes)
+
+    def search(folder: Path) -> Outcome:
+        from yunmin_assets.columnar import PackedDataset
+        from yunmin_assets.dem import search_weights
+        from yunmin_assets.dem.summary import describe_search, weights_are_finite, write_search
+
+        compute.prepare()
+        found = search_weights(
+            base.local / MODEL,
+            _difference_folders(differences.snapshots),
+            {
+                domain: PackedDataset(snapshot.local / "packed" / "validation", batch_size=config.batch_size, shuffle=False)
+                for domain, snapshot in shards.items()
+            },
+            config,
+            log=step.log,
+        )
+        write_search(found, folder / WEIGHTS_FILE)
+        figures, rendered = describe_search(found, _difference_folders(differences.snapshots))
+        checks = (Check("weights_finite", weights_are_finite(found), f"{found.weights}"), differences.check())
+        summary = {**figures, **{name: Markdown(text) for name, text in rendered.items()}}
+        return Outcome(summary, checks, tokens=found.search_tokens)
+
+    yield from publish(step, search)
+
+
+@asset(
+    deps=["base_model", "diff_vector", "domain_weights"],
+    group_name="dem",
+    kinds={"huggingface", "safetensors"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=check_specs(
+        "merged_model", {"weights_finite": "Every parameter of the merged model is finite."}, partitioned=False
+    ),
+)
+def merged_model(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
+    """Base plus weighted differences, as a checkpoint that `AutoModelForCausalLM.from_pretrained` loads."""
+    base, searched = lake.current("base_model"), lake.current("domain_weights")
+    require_made_from(searched, "base_model", base.content_hash)
+    weights = json.loads((searched.local / WEIGHTS_FILE).read_text(encoding="utf-8"))["weights"]
+    differences = {domain: lake.current("diff_vector", domain) for domain in weights}
+    for domain, snapshot in differences.items():
+        require_made_from(searched, f"diff_vector[{domain}]", snapshot.content_hash)
+    inputs = {
+        "base_model": base.content_hash,
+        "domain_weights": searched.content_hash,
+        **{f"diff_vector[{domain}]": snapshot.content_hash for domain, snapshot in differences.items()},
+    }
+    step = Step(context, lake, inputs, bytes_in=base.bytes + sum(item.bytes for item in differences.values()))
+
+    def merge(folder: Path) -> Outcome:
+        from yunmin_assets.dem import merge_checkpoints
+        from yunmin_assets.dem.base import describe_base, not_finite_tensors
+
+        folders = _difference_folders(differences)
+        merge_checkpoints(base.local / MODEL, folders, weights, folder / MODEL, log=step.log)
+        broken = not_finite_tensors(folder / MODEL)
+        facts, _ = describe_base(folder / MODEL)
+        is_finite = Check("weights_finite", not broken, f"not finite: {broken[:5]}" if broken else "all are finite")
+        figures = {f"weight {domain}": weight for domain, weight in weights.items()}
+        return Outcome({**facts, **figures}, (is_finite,))
+
+    yield from publish(step, merge)
+
+
+def _difference_folders(snapshots: Mapping[str, Snapshot]) -> dict[str, Path]:
+    return {domain: snapshot.local / DIFFERENCE for domain, snapshot in snapshots.items()}
