@@ -109,7 +109,7 @@ class Snapshot:
     def local(self) -> Path:
         """The snapshot as a folder on this machine; a remote one is fetched once and verified."""
         if _is_local(self.folder):
-            return Path(self.folder)
+            return Path(self.folder.path)
         target = self._cache / self.manifest.content_hash
         if not target.exists():
             self._fetch(target)
@@ -145,7 +145,9 @@ class Snapshot:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.folder.fs.get_file((self.folder / entry.name).path, str(path))
             if _sha256(UPath(path)) != entry.sha256:
-                raise LakeError(f"{self.folder / entry.name} differs from its manifest: it was changed or cut short")
+                raise LakeError(
+                    f"{self.folder / entry.name} differs from its manifest: it was changed or cut short"
+                )
         try:
             os.rename(part, target)
         except OSError:  # another process fetched the same content first
@@ -203,7 +205,9 @@ class Lake(ConfigurableResource):
 
     def versions(self, asset: str, domain: str | None = None) -> list[str]:
         """Whole snapshots of an asset, oldest first."""
-        return [folder.name for folder in self._folders(self._home(asset, domain)) if (folder / MANIFEST).exists()]
+        return [
+            folder.name for folder in self._folders(self._home(asset, domain)) if (folder / MANIFEST).exists()
+        ]
 
     def assets(self) -> list[str]:
         """Assets of which anything was ever staged, sorted."""
@@ -221,7 +225,7 @@ class Lake(ConfigurableResource):
         target = self._home(asset, domain) / f"{now}-{uuid.uuid4().hex[:8]}"
         if _is_local(target):
             target.mkdir(parents=True)
-            yield Staging(target, Path(target))
+            yield Staging(target, Path(target.path))
         else:
             with tempfile.TemporaryDirectory(prefix="yunmin-stage-") as folder:
                 yield Staging(target, Path(folder))
@@ -268,14 +272,14 @@ class Lake(ConfigurableResource):
 
     def workspace(self, asset: str, domain: str | None, fingerprint: str) -> Path:
         """A local folder that survives a killed run: checkpoints go here, keyed by what is computed."""
-        root = Path(self._root) if _is_local(self._root) else Path(self.cache).expanduser()
+        root = Path(self._root.path) if _is_local(self._root) else Path(self.cache).expanduser()
         folder = root / WORK / _checked(asset) / _domain_folder(domain) / fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def drop_workspaces(self, asset: str, domain: str | None) -> None:
         """Remove the checkpoints of an asset once its snapshot is published."""
-        root = Path(self._root) if _is_local(self._root) else Path(self.cache).expanduser()
+        root = Path(self._root.path) if _is_local(self._root) else Path(self.cache).expanduser()
         shutil.rmtree(root / WORK / _checked(asset) / _domain_folder(domain), ignore_errors=True)
 
     def garbage(self, *, older_than: float = DAY) -> list[UPath]:
@@ -364,7 +368,7 @@ def check_domain(domain: str) -> str:
     """
     if not _NAME.fullmatch(domain):
         raise ValueError(
-            f"{domain!r} cannot be a domain: use ASCII letters, digits, '_' and '-', beginning with a letter or digit"
+            f"{domain!r} cannot be a domain: use ASCII letters, digits, '_' and '-', a letter or digit first"
         )
     return domain
 
@@ -394,7 +398,9 @@ def _describe_file(path: Path, name: str) -> FileEntry:
         with pq.ParquetFile(path) as parquet:
             rows = parquet.metadata.num_rows
             columns = {field.name: str(field.type) for field in _fields(parquet.schema_arrow)}
-    return FileEntry(name=name, bytes=path.stat().st_size, sha256=_sha256(UPath(path)), rows=rows, columns=columns)
+    return FileEntry(
+        name=name, bytes=path.stat().st_size, sha256=_sha256(UPath(path)), rows=rows, columns=columns
+    )
 
 
 def _fields(schema: pa.Schema) -> list[pa.Field]:
@@ -419,7 +425,7 @@ def _write_whole(path: UPath, content: bytes) -> None:
     if not _is_local(path):
         path.fs.pipe_file(path.path, content)
         return
-    target = Path(path)
+    target = Path(path.path)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     with open(part, "wb") as file:
         file.write(content)
@@ -445,6 +451,6 @@ def _last_change(path: UPath) -> float:
 
 def _modified(path: UPath) -> float:
     if _is_local(path):
-        return Path(path).stat().st_mtime
+        return Path(path.path).stat().st_mtime
     modified = path.fs.info(path.path).get("LastModified")  # absent for S3 "folders"
     return modified.timestamp() if modified else 0.0

@@ -55,7 +55,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Look after the lake.")
     parser.add_argument("command", choices=["list", "verify", "garbage", "collect"])
     parser.add_argument("--lake", help="folder or s3:// prefix (default: that of the configuration)")
-    parser.add_argument("--older-than", type=float, default=DAY, help="seconds of rest before a folder counts as garbage")
+    parser.add_argument(
+        "--older-than", type=float, default=DAY, help="seconds of rest before a folder counts as garbage"
+    )
     parser.add_argument("--keep", type=int, help="older snapshots to keep of each asset (default: all)")
     return parser.parse_args(arguments)
 

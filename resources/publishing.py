@@ -8,6 +8,7 @@ blocking check failed, and returns the metadata stored in the manifest, so that 
 shows the same page in the UI as on the day it was computed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -133,7 +134,9 @@ def publish(step: Step, compute: Compute) -> Events:
         failed = [check for check in outcome.checks if check.blocking and not check.passed]
         if failed:
             yield from (_check_result(step, check) for check in outcome.checks)
-            raise Failure("; ".join(f"{check.name}: {check.description}" for check in failed), allow_retries=False)
+            raise Failure(
+                "; ".join(f"{check.name}: {check.description}" for check in failed), allow_retries=False
+            )
         snapshot = step.lake.commit(
             staging,
             asset=step.asset,
@@ -152,10 +155,8 @@ class _Meter:
     """CPU seconds, wall seconds and peak memory of this process since the meter was made."""
 
     def __init__(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is that of the whole process
             Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK_MEMORY)
-        except OSError:
-            pass  # not Linux, or not allowed: the peak is then that of the whole process
         self._wall, self._cpu = time.monotonic(), _cpu_seconds()
 
     def read(self, *, bytes_in: int, tokens: int) -> Cost:
@@ -204,7 +205,8 @@ def _result(snapshot: Snapshot, *, published: bool) -> MaterializeResult:
     manifest = snapshot.manifest
     stored = manifest.summary["metadata"]
     metadata: dict[str, Any] = {
-        key: MetadataValue.md(value["markdown"]) if isinstance(value, dict) else value for key, value in stored.items()
+        key: MetadataValue.md(value["markdown"]) if isinstance(value, dict) else value
+        for key, value in stored.items()
     }
     metadata |= {
         "published": MetadataValue.bool(published),
@@ -239,7 +241,11 @@ def _check_result(step: Step, check: Check) -> AssetCheckResult:
 
 
 def check_specs(
-    asset: str, blocking: Mapping[str, str], *, warning: Mapping[str, str] | None = None, partitioned: bool = True
+    asset: str,
+    blocking: Mapping[str, str],
+    *,
+    warning: Mapping[str, str] | None = None,
+    partitioned: bool = True,
 ) -> list[AssetCheckSpec]:
     """Declare the checks that an asset evaluates on itself: name → what it holds the asset to.
 
@@ -248,11 +254,15 @@ def check_specs(
     """
     partitions_def = domain_partitions if partitioned else None
     with warnings.catch_warnings():
-        # Without a partition a check of one domain would overwrite that of another; Dagster calls it a preview.
+        # Without a partition, one domain's check would overwrite another's; Dagster calls it a preview.
         warnings.simplefilter("ignore", PreviewWarning)
         return [
             AssetCheckSpec(
-                name, asset=asset, description=description, blocking=is_blocking, partitions_def=partitions_def
+                name,
+                asset=asset,
+                description=description,
+                blocking=is_blocking,
+                partitions_def=partitions_def,
             )
             for names, is_blocking in ((blocking, True), (warning or {}, False))
             for name, description in names.items()

@@ -68,7 +68,9 @@ class Settings(ConfigurableResource):
     def pack_config(self, tokenizer: Snapshot) -> PackConfig:
         """The layout of packed rows for a published tokenizer."""
         vocabulary = tokenizer.manifest.summary["metadata"]
-        return PackConfig(**self.pipeline.pack, vocab_size=vocabulary["vocab_size"], eos_id=vocabulary["eos_id"])
+        return PackConfig(
+            **self.pipeline.pack, vocab_size=vocabulary["vocab_size"], eos_id=vocabulary["eos_id"]
+        )
 
     def raw_root(self) -> UPath:
         """Where raw objects lie."""

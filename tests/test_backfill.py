@@ -1,4 +1,4 @@
-"""`dagster dev` as a person runs it: files are dropped, the sensor sees them, one backfill does everything."""
+"""`dagster dev` as a person runs it: files are dropped, the sensor sees them, a backfill does the rest."""
 
 import json
 import os
@@ -97,7 +97,12 @@ def server(home: Path) -> Iterator[DagsterServer]:
     command = [str(Path(sys.executable).with_name("dagster")), "dev", "-p", str(port)]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         server = DagsterServer(f"http://127.0.0.1:{port}")
         try:
@@ -186,7 +191,9 @@ def test_lineage_leads_from_the_report_to_the_raw_text(nodes: dict[str, Any]) ->
 
 def test_every_asset_says_what_it_is_and_what_it_made(nodes: dict[str, Any]) -> None:
     for name, node in nodes.items():
-        assert node["description"] and node["kinds"] and node["owners"] and node["groupName"] != "default", name
+        assert node["description"] and node["kinds"] and node["owners"] and node["groupName"] != "default", (
+            name
+        )
         for materialization in node["assetMaterializations"]:
             labels = {entry["label"] for entry in materialization["metadataEntries"]}
             assert {"published", "snapshot", "bytes", "cpu_seconds"} <= labels, name

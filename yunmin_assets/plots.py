@@ -35,8 +35,12 @@ def histogram(
     data = data[np.isfinite(data) & (data > 0)] if logarithmic else data[np.isfinite(data)]
     figure, axes = _figure(title, xlabel, "documents")
     if data.size:
-        bins = np.geomspace(data.min(), data.max() * 1.001, 41) if logarithmic else np.linspace(data.min(), data.max() + 1e-9, 41)
-        axes.hist(data, bins=bins, color=ACCENT)
+        bins = (
+            np.geomspace(data.min(), data.max() * 1.001, 41)
+            if logarithmic
+            else np.linspace(data.min(), data.max() + 1e-9, 41)
+        )
+        axes.hist(data, bins=bins.tolist(), color=ACCENT)
     if logarithmic:
         axes.set_xscale("log")
     for name, position in (marks or {}).items():
@@ -53,7 +57,9 @@ def bars(values: Mapping[str, float], *, title: str, ylabel: str) -> str:
     return _markdown(figure, title)
 
 
-def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, xlabel: str, ylabel: str) -> str:
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, xlabel: str, ylabel: str
+) -> str:
     """One line per entry of (x, y)."""
     figure, axes = _figure(title, xlabel, ylabel)
     for name, (x, y) in series.items():
@@ -63,7 +69,9 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, tit
     return _markdown(figure, title)
 
 
-def heatmap(matrix: np.ndarray, labels: Sequence[str], *, title: str, xlabel: str = "", ylabel: str = "") -> str:
+def heatmap(
+    matrix: np.ndarray, labels: Sequence[str], *, title: str, xlabel: str = "", ylabel: str = ""
+) -> str:
     """A square matrix with its values written into the cells."""
     figure, axes = _figure(title, xlabel, ylabel, height=max(HEIGHT_INCHES, 0.5 * len(labels) + 1.2))
     axes.imshow(matrix, cmap="Blues", aspect="auto")
@@ -72,7 +80,15 @@ def heatmap(matrix: np.ndarray, labels: Sequence[str], *, title: str, xlabel: st
     middle = (float(np.max(matrix)) + float(np.min(matrix))) / 2 if matrix.size else 0.0
     for (row, column), value in np.ndenumerate(matrix):
         text = f"{int(value):,}" if np.issubdtype(matrix.dtype, np.integer) else f"{value:.2f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if value > middle else "black")
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if value > middle else "black",
+        )
     return _markdown(figure, title)
 
 

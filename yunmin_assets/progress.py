@@ -26,7 +26,9 @@ class Progress:
         True
     """
 
-    def __init__(self, log: Log, unit: str, total: int | None = None, *, every: float = SECONDS_BETWEEN_LINES):
+    def __init__(
+        self, log: Log, unit: str, total: int | None = None, *, every: float = SECONDS_BETWEEN_LINES
+    ):
         self._log, self._unit, self._total, self._every = log, unit, total, every
         self._started = self._last = time.monotonic()
         self.done = 0

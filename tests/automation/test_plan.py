@@ -24,5 +24,7 @@ def test_phases_alternate_and_every_asset_comes_after_its_inputs() -> None:
     def report() -> None: ...
 
     graph = Definitions(assets=[a, b, over_all, c, report]).resolve_asset_graph()
-    phases = [([key.to_user_string() for key in phase.assets], phase.is_partitioned) for phase in plan_phases(graph)]
+    phases = [
+        ([key.to_user_string() for key in phase.assets], phase.is_partitioned) for phase in plan_phases(graph)
+    ]
     assert phases == [(["a", "b"], True), (["over_all"], False), (["c"], True), (["report"], False)]

@@ -100,7 +100,9 @@ def test_content_that_was_materialized_by_hand_is_not_requested_again(watch: Wat
     content = find_changes(watch.settings.raw_root(), Seen(), now=time.time()).changed["law"]
     with watch.lake.stage("raw_corpus", "law") as staging:
         (staging.folder / "objects.json").write_text("[]")
-        watch.lake.commit(staging, asset="raw_corpus", domain="law", fingerprint="", inputs={"raw objects": content})
+        watch.lake.commit(
+            staging, asset="raw_corpus", domain="law", fingerprint="", inputs={"raw objects": content}
+        )
     assert watch.requested() == []
 
 

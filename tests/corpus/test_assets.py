@@ -14,7 +14,10 @@ from resources.lake import Lake
 from resources.settings import Settings
 from yunmin_assets.corpus.assets import clean_corpus, raw_corpus
 
-GOOD = [json.dumps({"text": f"{number}번째 문서입니다. " * 12}, ensure_ascii=False).encode() for number in range(200)]
+GOOD = [
+    json.dumps({"text": f"{number}번째 문서입니다. " * 12}, ensure_ascii=False).encode()
+    for number in range(200)
+]
 
 
 class Corpus:
@@ -87,7 +90,9 @@ def test_a_few_unreadable_lines_are_counted_with_file_line_and_reason(corpus: Co
         (b'{"text": "\xff"}', "law.jsonl, line 1: invalid UTF-8 at byte 10"),
     ],
 )
-def test_too_many_unreadable_lines_fail_the_domain_and_name_the_first(corpus: Corpus, bad_line: bytes, reason: str) -> None:
+def test_too_many_unreadable_lines_fail_the_domain_and_name_the_first(
+    corpus: Corpus, bad_line: bytes, reason: str
+) -> None:
     corpus.deliver("law.jsonl", [bad_line] * 5 + GOOD)
     message = failure(corpus.materialize("law"))
     assert "rejects_within_limit: 2.44% of the lines were rejected, 1.00% are allowed" in message

@@ -24,7 +24,9 @@ def clean(tmp_path: Path, lines: list[bytes | dict[str, Any]], **options: Any) -
     raw, out = UPath(tmp_path / "raw"), tmp_path / "out"
     raw.mkdir()
     out.mkdir()
-    encoded = [line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode() for line in lines]
+    encoded = [
+        line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode() for line in lines
+    ]
     (raw / "law.jsonl").write_bytes(b"\n".join(encoded))
     objects = [inspect_object(raw, path) for path in list_domains(raw)["law"].objects]
     return clean_domain(raw, "law", objects, out, CorpusConfig(**options)), out
@@ -70,7 +72,11 @@ def test_every_line_ends_as_a_document_removed_or_rejected(tmp_path: Path) -> No
         {"title": "no text"},
     ]
     summary, folder = clean(tmp_path, lines, max_reject_share=1.0)
-    assert summary.lines == 8 == summary.documents + sum(summary.removed.values()) + sum(summary.rejected.values())
+    assert (
+        summary.lines
+        == 8
+        == summary.documents + sum(summary.removed.values()) + sum(summary.rejected.values())
+    )
     assert dict(summary.removed) == {"exact duplicate": 1, "too short": 1}
     assert [document["id"] for document in documents(folder)] == ["a", "law.jsonl#2"]
     assert documents(folder)[0]["meta"] == '{"page":1}'
@@ -85,18 +91,27 @@ def test_every_line_ends_as_a_document_removed_or_rejected(tmp_path: Path) -> No
 
 
 def test_rejects_are_counted_by_kind_whatever_their_details(tmp_path: Path) -> None:
-    lines: list[bytes | dict[str, Any]] = [{"id": "a", "text": LONG}, b'{"text', b'{"text": "x', {"id": "a", "text": "y"}]
+    lines: list[bytes | dict[str, Any]] = [
+        {"id": "a", "text": LONG},
+        b'{"text',
+        b'{"text": "x',
+        {"id": "a", "text": "y"},
+    ]
     summary, _ = clean(tmp_path, lines)
     assert dict(summary.rejected) == {"broken JSON": 2, "repeated id": 1}
     assert summary.reject_share == pytest.approx(0.75)
 
 
 def test_documents_have_the_declared_schema_and_spread_over_files_of_bounded_length(tmp_path: Path) -> None:
-    summary, folder = clean(tmp_path, [{"text": f"{LONG}{number}"} for number in range(25)], documents_per_file=10)
+    summary, folder = clean(
+        tmp_path, [{"text": f"{LONG}{number}"} for number in range(25)], documents_per_file=10
+    )
     tables = [pq.read_table(path) for path in document_files(folder)]
     assert [len(table) for table in tables] == [10, 10, 5]
     assert all(table.schema.equals(DOCUMENT_SCHEMA) for table in tables)
-    assert summary.bytes_clean_text == sum(len(text.encode()) for text in pa.concat_tables(tables)["text"].to_pylist())
+    assert summary.bytes_clean_text == sum(
+        len(text.encode()) for text in pa.concat_tables(tables)["text"].to_pylist()
+    )
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -38,7 +38,13 @@ def write(root: UPath, name: str, content: bytes) -> UPath:
 def test_a_domain_is_a_file_or_a_folder_and_hidden_and_unfinished_files_are_left_alone(root: UPath) -> None:
     for name in ("law.jsonl.zst", "tech/b.jsonl", "tech/deep/a.jsonl.gz", "tech/notes.txt", "news.parquet"):
         write(root, name, b"x")
-    for name in ("_truth/pairs.parquet", ".hidden.jsonl", "law2.jsonl.part", "tech/.a.jsonl", "tech/c.jsonl.tmp"):
+    for name in (
+        "_truth/pairs.parquet",
+        ".hidden.jsonl",
+        "law2.jsonl.part",
+        "tech/.a.jsonl",
+        "tech/c.jsonl.tmp",
+    ):
         write(root, name, b"x")
     (root / "empty_folder").mkdir()
     found = list_domains(root)
@@ -129,7 +135,9 @@ def test_a_line_that_holds_no_document_says_why(line: bytes, reason: str) -> Non
 
 
 @given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line and line.strip()), max_size=30))
-def test_reading_returns_exactly_the_lines_that_were_written(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
+def test_reading_returns_exactly_the_lines_that_were_written(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
     root = UPath(tmp_path_factory.mktemp("raw"))
     for name, content in (("a.jsonl", b"\n".join(lines)), ("a.jsonl.zst", zstd(b"\n".join(lines)))):
         seen = inspect_object(root, write(root, name, content))

@@ -136,7 +136,9 @@ PUBLISH_AND_DIE = textwrap.dedent(
 )
 
 
-def test_a_publisher_killed_at_any_step_leaves_the_old_snapshot_or_the_new_one_whole(local_lake: Lake) -> None:
+def test_a_publisher_killed_at_any_step_leaves_the_old_snapshot_or_the_new_one_whole(
+    local_lake: Lake,
+) -> None:
     old = publish(local_lake, "old")
     old_was_current = []
     for step in range(1000):
@@ -211,7 +213,7 @@ def test_a_pointer_to_a_lost_snapshot_is_an_error_that_names_it(local_lake: Lake
     snapshot = publish(local_lake, "x")
     pointer = Path(local_lake.uri) / "clean_corpus" / "law" / POINTER
     pointer.write_text(json.dumps({"version": "lost"}))
-    with pytest.raises(LakeError, match="lost/manifest.json is missing"):
+    with pytest.raises(LakeError, match=r"lost/manifest\.json is missing"):
         local_lake.current("clean_corpus", "law")
     assert local_lake.open("clean_corpus", "law", snapshot.manifest.version).verify() == []
 

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import AssetExecutionContext, AssetsDefinition, DagsterInstance, ExecuteInProcessResult, asset, materialize
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    DagsterInstance,
+    ExecuteInProcessResult,
+    asset,
+    materialize,
+)
 
 from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
@@ -27,7 +34,9 @@ class Counter:
             )
             return Outcome({"length": len(text), "shown": Markdown(f"**{text}**")}, checks, tokens=7)
 
-        specs = check_specs("words", {"good": "is good"}, warning={"pleasant": "is pleasant"}, partitioned=False)
+        specs = check_specs(
+            "words", {"good": "is good"}, warning={"pleasant": "is pleasant"}, partitioned=False
+        )
 
         @asset(code_version=version, check_specs=specs)
         def words(context: AssetExecutionContext, lake: Lake) -> Events:
@@ -35,9 +44,13 @@ class Counter:
 
         return words
 
-    def run(self, text: str = "말", *, version: str = "1", is_good: bool = True, is_pleasant: bool = True) -> ExecuteInProcessResult:
+    def run(
+        self, text: str = "말", *, version: str = "1", is_good: bool = True, is_pleasant: bool = True
+    ) -> ExecuteInProcessResult:
         definition = self.definition(text=text, version=version, is_good=is_good, is_pleasant=is_pleasant)
-        return materialize([definition], resources={"lake": self.lake}, instance=self.instance, raise_on_error=False)
+        return materialize(
+            [definition], resources={"lake": self.lake}, instance=self.instance, raise_on_error=False
+        )
 
 
 @pytest.fixture
@@ -78,7 +91,11 @@ def test_what_the_asset_found_is_stored_with_its_cost(counter: Counter) -> None:
     manifest = counter.lake.current("words").manifest
     assert metadata(result)["length"] == 1
     assert metadata(result)["shown"] == "**말**"
-    assert (manifest.cost.tokens, manifest.cost.bytes_in, manifest.cost.bytes_out) == (7, 5, len("말".encode()))
+    assert (manifest.cost.tokens, manifest.cost.bytes_in, manifest.cost.bytes_out) == (
+        7,
+        5,
+        len("말".encode()),
+    )
     assert manifest.cost.peak_memory_bytes > 10_000_000
     assert manifest.inputs == {"input": "말"}
 
@@ -125,7 +142,9 @@ def test_a_workspace_is_the_same_for_the_same_work_and_gone_once_it_is_published
 
     @asset(name="words", code_version="1")
     def surviving(context: AssetExecutionContext) -> Events:
-        yield from step_in(context, lambda step: None if (step.workspace() / "checkpoint").exists() else die(step))
+        yield from step_in(
+            context, lambda step: None if (step.workspace() / "checkpoint").exists() else die(step)
+        )
 
     assert not materialize([dying], instance=counter.instance, raise_on_error=False).success
     assert materialize([surviving], instance=counter.instance).success

@@ -10,16 +10,21 @@ import argparse
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from yunmin_assets.automation.workplace import Workplace, ensure_sample_corpus, own_workplace, sample_workplace
+from yunmin_assets.automation.workplace import (
+    Workplace,
+    ensure_sample_corpus,
+    own_workplace,
+    sample_workplace,
+)
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
 
     from yunmin_assets.automation.plan import Phase
 
-TERMINAL = {"loggers": {"terminal": {"config": {}}}}
+TERMINAL: dict[str, Any] = {"loggers": {"terminal": {"config": {}}}}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,13 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     failed = run_graph([name for name in options.domains.split(",") if name])
     if failed:
-        print(f"\nfailed: {', '.join(failed)} (see the errors above; mend the cause and run the same command again)")
+        print(
+            f"\nfailed: {', '.join(failed)} (see the errors above; mend the cause and run the same command again)"
+        )
     _print_report(workplace, time.monotonic() - started)
     return 1 if failed else 0
 
 
 def run_graph(domains: list[str]) -> list[str]:
-    """Materialize every asset for `domains` (all that are delivered when empty); what failed.
+    """Materialize every asset for `domains` (all that are delivered when empty).
+
+    Returns:
+        The domains that failed, and "assets over all domains" when one of those did.
 
     Raises:
         SystemExit: a domain was asked for that is not delivered.
@@ -51,26 +61,32 @@ def run_graph(domains: list[str]) -> list[str]:
 
     delivered = list(list_domains(settings.raw_root()))
     if unknown := sorted(set(domains) - set(delivered)):
-        raise SystemExit(f"no raw objects for {', '.join(unknown)} in {settings.raw_root()}: there are {', '.join(delivered)}")
-    chosen = domains or delivered
-    failed: list[str] = []
+        there = ", ".join(delivered)
+        raise SystemExit(f"no raw objects for {', '.join(unknown)} in {settings.raw_root()}: there are {there}")
+    left, failed = domains or delivered, list[str]()
     with warnings.catch_warnings(), DagsterInstance.get() as instance:
         warnings.simplefilter("ignore")  # Dagster's own notes about in-process execution
-        _register(instance, chosen)
+        _register(instance, left)
         phases = plan_phases(defs.resolve_asset_graph())
         for number, phase in enumerate(phases, start=1):
-            print(f"\n[{number}/{len(phases)}] {', '.join(key.to_user_string() for key in phase.assets)}", flush=True)
-            targets = [domain for domain in chosen if domain not in failed] if phase.is_partitioned else [None]
-            failed += [domain or "assets over all domains" for domain in targets if not _run(defs, instance, phase, domain)]
-            if not phase.is_partitioned and failed and failed[-1] == "assets over all domains":
-                break
+            names = ", ".join(key.to_user_string() for key in phase.assets)
+            print(f"\n[{number}/{len(phases)}] {names}", flush=True)
+            if phase.is_partitioned:
+                failed += [domain for domain in left if not _run(defs, instance, phase, domain)]
+                left = [domain for domain in left if domain not in failed]
+            elif not _run(defs, instance, phase, None):
+                return [*failed, "assets over all domains"]
     return failed
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Materialize the whole graph on this machine.")
-    parser.add_argument("--raw", default="", help="folder or s3:// prefix with your own text (default: the sample corpus)")
-    parser.add_argument("--domains", default="", help="comma-separated domains (default: all that are delivered)")
+    parser.add_argument(
+        "--raw", default="", help="folder or s3:// prefix with your own text (default: the sample corpus)"
+    )
+    parser.add_argument(
+        "--domains", default="", help="comma-separated domains (default: all that are delivered)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -94,7 +110,9 @@ def _run(defs: "Definitions", instance: "DagsterInstance", phase: "Phase", domai
         if event.is_step_failure:
             error = event.step_failure_data.error
             cause = error.cause if error and error.cause else error
-            print(f"  ✗ {event.step_key}{f'[{domain}]' if domain else ''}: {cause.message.strip() if cause else 'failed'}")
+            print(
+                f"  ✗ {event.step_key}{f'[{domain}]' if domain else ''}: {cause.message.strip() if cause else 'failed'}"
+            )
     return result.success
 
 

@@ -8,6 +8,7 @@ left for the next look, because its writer may not have finished.
 import hashlib
 from dataclasses import dataclass, field
 
+from pydantic import Field
 from upath import UPath
 
 from yunmin_assets.config_model import ConfigModel
@@ -28,9 +29,9 @@ class SeenObject(ConfigModel):
 class Seen(ConfigModel):
     """What the sensor remembers between two looks."""
 
-    objects: dict[str, SeenObject] = {}
+    objects: dict[str, SeenObject] = Field(default_factory=dict)
     """By name below the raw root."""
-    contents: dict[str, str] = {}
+    contents: dict[str, str] = Field(default_factory=dict)
     """Content of each domain when it was last requested."""
 
 
@@ -57,7 +58,7 @@ def find_changes(root: UPath, seen: Seen, *, now: float) -> Changes:
     Raises:
         RawObjectError: `root` does not exist.
     """
-    objects: dict[str, SeenObject] = {}
+    objects: dict[str, SeenObject] = Field(default_factory=dict)
     contents, changed, unsettled = dict[str, str](), dict[str, str](), list[str]()
     domains = list_domains(root)
     for domain, listing in domains.items():
@@ -80,7 +81,9 @@ def _look(root: UPath, listing: Listing, seen: Seen) -> dict[str, SeenObject]:
         name, stamp = relative_name(root, path), _stamp(path)
         before = seen.objects.get(name)
         is_known = before is not None and before.stamp == stamp
-        found[name] = before if before is not None and is_known else SeenObject(stamp=stamp, sha256=_sha256(path))
+        found[name] = (
+            before if before is not None and is_known else SeenObject(stamp=stamp, sha256=_sha256(path))
+        )
     return found
 
 

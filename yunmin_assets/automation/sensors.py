@@ -23,7 +23,7 @@ from yunmin_assets.partitions import domain_partitions
     job=per_domain_chain,
     minimum_interval_seconds=30,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Watches the raw folder: adds new domains and requests the chain of each domain whose content changed.",
+    description="Watches the raw folder: adds new domains, requests the chain of each that changed.",
 )
 def raw_folder_sensor(context: SensorEvaluationContext, lake: Lake, settings: Settings) -> SensorResult:
     """Request one run per domain with new content; a file dropped again unchanged requests nothing.
@@ -37,7 +37,9 @@ def raw_folder_sensor(context: SensorEvaluationContext, lake: Lake, settings: Se
     except RawObjectError as error:
         return SensorResult(skip_reason=str(error))
     valid, invalid = _split_by_name(changes)
-    requested = {domain: content for domain, content in valid.items() if not _is_published(lake, domain, content)}
+    requested = {
+        domain: content for domain, content in valid.items() if not _is_published(lake, domain, content)
+    }
     new = sorted(set(valid) - set(context.instance.get_dynamic_partitions("domain")))
     return SensorResult(
         run_requests=[_request(lake, domain, content) for domain, content in requested.items()],

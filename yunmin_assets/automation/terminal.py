@@ -18,7 +18,11 @@ def _line(record: logging.LogRecord) -> str | None:
     meta: dict[str, Any] = getattr(record, "dagster_meta", {})
     event = meta.get("dagster_event")
     if event is None:
-        return f"    {meta.get('orig_message') or record.getMessage()}" if record.levelno >= logging.INFO else None
+        return (
+            f"    {meta.get('orig_message') or record.getMessage()}"
+            if record.levelno >= logging.INFO
+            else None
+        )
     if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
         return _materialized(event.event_specific_data.materialization)
     if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
@@ -39,10 +43,11 @@ def _materialized(materialization: Any) -> str:
 def _failed_check(evaluation: Any) -> str | None:
     if evaluation.passed:
         return None
-    return f"  ! {evaluation.asset_key.to_user_string()}: {evaluation.check_name} failed: {evaluation.description}"
+    name = f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
+    return f"  ! {name} failed: {evaluation.description}"
 
 
-@logger(description="One line per finished asset, without time stamps and run ids.")
+@logger(config_schema=None, description="One line per finished asset, without time stamps and run ids.")
 def terminal_logger(_: InitLoggerContext) -> logging.Logger:
     """The logger of `make demo`."""
     target = logging.Logger("terminal", logging.INFO)

@@ -1,8 +1,8 @@
 """Where a local run keeps what it makes: data/demo for the sample corpus, data/<name> for your own text.
 
-    data/<name>/raw       the sample corpus (your own text stays where it is)
-    data/<name>/lake      every snapshot
-    data/<name>/dagster   runs and events, so that `make dev` shows what `make demo` did
+data/<name>/raw       the sample corpus (your own text stays where it is)
+data/<name>/lake      every snapshot
+data/<name>/dagster   runs and events, so that `make dev` shows what `make demo` did
 """
 
 import hashlib
@@ -39,7 +39,10 @@ class Workplace:
         dagster_home.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / "configs" / "dagster.yaml", dagster_home / "dagster.yaml")
         os.environ.update(
-            DAGSTER_HOME=str(dagster_home), YUNMIN_RAW=self.raw, YUNMIN_LAKE=str(self.lake), PYTHONUNBUFFERED="1"
+            DAGSTER_HOME=str(dagster_home),
+            YUNMIN_RAW=self.raw,
+            YUNMIN_LAKE=str(self.lake),
+            PYTHONUNBUFFERED="1",
         )
 
 
@@ -53,7 +56,9 @@ def own_workplace(raw: str) -> Workplace:
     """A user's own text; each raw folder has a home of its own."""
     uri = raw if "://" in raw else str(Path(raw).expanduser().resolve())
     name = uri.rstrip("/").rsplit("/", 1)[-1]
-    return Workplace(REPOSITORY / "data" / f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}", uri, is_sample=False)
+    return Workplace(
+        REPOSITORY / "data" / f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}", uri, is_sample=False
+    )
 
 
 def ensure_sample_corpus(workplace: Workplace) -> None:

@@ -26,7 +26,7 @@ class PackConfig(ConfigModel):
     seq_len: int = Field(default=2048, ge=1)
     vocab_size: int = Field(default=64_000, ge=2)
     eos_id: int = Field(default=0, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     compression: Literal["zstd", "none"] = "zstd"
     page_bytes: int = Field(default=64 * 1024, ge=1)
     rows_per_row_group: int = Field(default=4096, ge=1)

@@ -1,4 +1,4 @@
-"""Training batches straight from Parquet documents of several domains: tokenised, packed and shuffled first."""
+"""Training batches from Parquet documents of several domains: tokenised, packed and shuffled first."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path

@@ -33,7 +33,9 @@ def raw_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings) -
     root, domain = settings.raw_root(), check_domain(context.partition_key)
     listing = list_domains(root).get(domain)
     if listing is None:
-        raise RawObjectError(f"no raw objects for domain {domain!r}: drop {root}/{domain}.jsonl or {root}/{domain}/*.jsonl")
+        raise RawObjectError(
+            f"no raw objects for domain {domain!r}: drop {root}/{domain}.jsonl or {root}/{domain}/*.jsonl"
+        )
     objects = [inspect_object(root, path) for path in listing.objects]
     inputs = {"raw objects": content_of([(item.name, item.sha256) for item in objects])}
     step = Step(context, lake, inputs, bytes_in=sum(item.bytes for item in objects))
@@ -71,7 +73,9 @@ def clean_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings)
     from yunmin_assets.documents import DOCUMENT_SCHEMA
 
     raw, config = lake.current("raw_corpus", context.partition_key), settings.pipeline.corpus
-    objects = [RawObject(**item) for item in json.loads((raw.local / OBJECTS_FILE).read_text(encoding="utf-8"))]
+    objects = [
+        RawObject(**item) for item in json.loads((raw.local / OBJECTS_FILE).read_text(encoding="utf-8"))
+    ]
     step = Step(
         context,
         lake,
@@ -85,11 +89,17 @@ def clean_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings)
 
         from yunmin_assets.corpus.summary import describe_cleaning
 
-        summary = clean_domain(settings.raw_root(), context.partition_key, objects, folder, config, log=step.log)
+        summary = clean_domain(
+            settings.raw_root(), context.partition_key, objects, folder, config, log=step.log
+        )
         schemas = [pq.read_schema(path) for path in sorted(folder.glob("documents-*.parquet"))]
         checks = (
             Check("schema", all(schema.equals(DOCUMENT_SCHEMA) for schema in schemas), "columns as declared"),
-            Check("not_empty", summary.documents > 0, f"{summary.documents:,} of {summary.lines:,} lines are documents"),
+            Check(
+                "not_empty",
+                summary.documents > 0,
+                f"{summary.documents:,} of {summary.lines:,} lines are documents",
+            ),
             Check(
                 "rejects_within_limit",
                 summary.reject_share <= config.max_reject_share,
@@ -106,7 +116,9 @@ def _describe_raw(objects: list[RawObject], unread: list[str]) -> Outcome:
     from yunmin_assets.plots import markdown_table
 
     empty = [item.name for item in objects if item.lines == 0]
-    rows = [(item.name, item.bytes, item.lines, item.sha256[:12], item.modified) for item in objects[:SHOWN_ROWS]]
+    rows = [
+        (item.name, item.bytes, item.lines, item.sha256[:12], item.modified) for item in objects[:SHOWN_ROWS]
+    ]
     table = markdown_table(["object", "bytes", "lines", "SHA-256", "modified"], rows)
     summary = {
         "objects": len(objects),
@@ -118,7 +130,12 @@ def _describe_raw(objects: list[RawObject], unread: list[str]) -> Outcome:
     lines = sum(item.lines for item in objects)
     checks = (
         Check("not_empty", lines > 0, f"{lines:,} lines in {len(objects):,} objects"),
-        Check("no_empty_object", not empty, f"empty: {', '.join(empty[:5])}" if empty else "none is empty", blocking=False),
+        Check(
+            "no_empty_object",
+            not empty,
+            f"empty: {', '.join(empty[:5])}" if empty else "none is empty",
+            blocking=False,
+        ),
     )
     return Outcome(summary, checks)
 

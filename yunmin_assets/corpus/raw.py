@@ -15,7 +15,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
@@ -59,7 +59,9 @@ def list_domains(root: UPath) -> dict[str, Listing]:
         RawObjectError: `root` does not exist.
     """
     if not root.exists():
-        raise RawObjectError(f"{root} does not exist: create it and drop <domain>.jsonl files into it, or set YUNMIN_RAW")
+        raise RawObjectError(
+            f"{root} does not exist: create it and drop <domain>.jsonl files into it, or set YUNMIN_RAW"
+        )
     found: dict[str, tuple[list[UPath], list[UPath]]] = {}
     for entry in root.iterdir():
         if _is_hidden(entry.name):
@@ -108,7 +110,9 @@ def read_lines(root: UPath, raw_object: RawObject) -> Iterator[tuple[int, bytes 
     try:
         yield from _records(path, raw_object.name, content)
     except FileNotFoundError as error:
-        raise RawObjectError(f"{path} is gone since raw_corpus saw it: materialize raw_corpus again") from error
+        raise RawObjectError(
+            f"{path} is gone since raw_corpus saw it: materialize raw_corpus again"
+        ) from error
     if content.hexdigest() != raw_object.sha256:
         raise RawObjectError(f"{path} changed since raw_corpus saw it: materialize raw_corpus again")
 
@@ -159,9 +163,11 @@ class _HashingReader(io.RawIOBase):
         return len(block)
 
 
-def _records(path: UPath, name: str, content: "hashlib._Hash") -> Iterator[tuple[int, bytes | dict[str, Any]]]:
+def _records(
+    path: UPath, name: str, content: "hashlib._Hash"
+) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
     with path.open("rb") as file:
-        reader = _HashingReader(cast(BinaryIO, file), content)
+        reader = _HashingReader(file, content)
         if name.endswith(".parquet"):
             while reader.read(_BLOCK):
                 pass
@@ -180,14 +186,16 @@ def _parquet_rows(path: UPath, name: str) -> Iterator[tuple[int, dict[str, Any]]
                     number += 1
                     yield number, row
         except (pa.ArrowInvalid, OSError) as error:
-            raise RawObjectError(f"{name}, after row {number}: not a whole Parquet file ({error}); upload it again") from error
+            raise RawObjectError(
+                f"{name}, after row {number}: not a whole Parquet file ({error}); upload it again"
+            ) from error
 
 
 def _json_lines(reader: _HashingReader, name: str) -> Iterator[tuple[int, bytes]]:
     """Lines that hold more than white space, with their number in the file."""
     number = 0
     try:
-        for number, line in enumerate(_lines(_decompressed(reader, name)), start=1):  # noqa: B007
+        for number, line in enumerate(_lines(_decompressed(reader, name)), start=1):
             if line.strip():
                 yield number, line
     except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:

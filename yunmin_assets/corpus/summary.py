@@ -25,12 +25,17 @@ def describe_cleaning(folder: Path, summary: CleanSummary) -> tuple[dict[str, in
         "text_bytes": summary.bytes_clean_text,
         "kept_share_of_bytes": summary.bytes_clean_text / max(summary.bytes_raw_text, 1),
     }
-    reasons = [*summary.removed.items(), *(("rejected: " + kind, count) for kind, count in summary.rejected.items())]
+    reasons = [
+        *summary.removed.items(),
+        *(("rejected: " + kind, count) for kind, count in summary.rejected.items()),
+    ]
     rendered = {
         "removed_by_reason": markdown_table(["reason", "documents or lines"], reasons),
         "sample_of_removed": _sample(folder / "removed.parquet", ["id", "reason", "excerpt"]),
         "sample_of_rejects": _sample(folder / "rejects.parquet", ["file", "line", "reason"]),
-        "document_lengths": histogram(_lengths(folder), title="Document length", xlabel="characters", logarithmic=True),
+        "document_lengths": histogram(
+            _lengths(folder), title="Document length", xlabel="characters", logarithmic=True
+        ),
     }
     return plain, rendered
 
@@ -41,6 +46,8 @@ def _sample(path: Path, columns: list[str]) -> str:
 
 
 def _lengths(folder: Path) -> np.ndarray:
-    columns = [pq.read_table(path, columns=["text"])["text"] for path in sorted(folder.glob("documents-*.parquet"))]
+    columns = [
+        pq.read_table(path, columns=["text"])["text"] for path in sorted(folder.glob("documents-*.parquet"))
+    ]
     lengths = [pc.utf8_length(column).cast(pa.int64()).to_numpy() for column in columns]
     return np.concatenate(lengths) if lengths else np.empty(0)

@@ -40,7 +40,7 @@ def signatures(context: AssetExecutionContext, lake: Lake, settings: Settings) -
         from yunmin_assets.dedup import write_signatures
 
         documents = read_documents(document_files(clean.local), columns=["id", "text"])
-        count = len(write_signatures(documents, folder, config, log=step.log))
+        count = write_signatures(documents, folder, config, log=step.log)
         is_complete = Check("one_per_document", count == documents.num_rows, f"{count:,} signatures")
         return Outcome(
             {"documents": count, "permutations": config.num_perm, "bands": config.bands}, (is_complete,)
@@ -158,7 +158,7 @@ def deduped_corpus(context: AssetExecutionContext, lake: Lake, settings: Setting
     yield from publish(step, compute)
 
 
-def _survivors_are_kept(decisions: dict) -> Check:  # type: ignore[type-arg]
+def _survivors_are_kept(decisions: dict) -> Check:  
     from yunmin_assets.dedup.clusters import removed_without_survivor
 
     lost = removed_without_survivor(decisions)

@@ -46,11 +46,7 @@ def decide_over_domains(
         ValueError: signatures and documents do not belong together, or an id is repeated in a domain.
     """
     documents = pa.concat_tables([_qualified(domain, folder) for domain, folder in clean_folders.items()])
-    signed = [(domain, *read_signatures(folder, config)) for domain, folder in signature_folders.items()]
-    ids = pa.chunked_array([chunk for domain, ids, _ in signed for chunk in qualify_ids(domain, ids).chunks])
-    if not ids.equals(documents["id"]):
-        raise ValueError("the signatures are of other documents: materialize signatures again")
-    signatures = _joined([part for _, _, part in signed])
+    signatures = _joined([read_signatures(folder, config) for folder in signature_folders.values()])
     decisions = decide(documents, signatures, config, log=log)
     by_domain = decisions_by_domain(decisions, documents["domain"])
     out.mkdir(parents=True)
@@ -104,6 +100,7 @@ def recall_of(
     hard = score_against_truth(everything, pairs, threshold, below=HARD_PAIRS_BELOW)
     return {
         "true_pairs": score.pairs,
+        "residual_pairs": score.residual_pairs,
         "pair_recall": score.pair_recall,
         "pair_recall_hard": hard.pair_recall,
         "false_removals": score.false_removals,

@@ -11,14 +11,14 @@ class DedupConfig(ConfigModel):
     """What counts as a near-duplicate and who survives.
 
     `bands` × `rows` permutations are drawn; 21 × 6 finds a pair of Jaccard 0.8 with probability
-    1 − (1 − 0.8⁶)²¹ = 0.9985, and exact verification takes the false candidates out again.
+    1 − (1 − 0.8⁶)²¹ = 0.9983, and exact verification takes the false candidates out again.
     """
 
     threshold: float = Field(default=0.8, gt=0, le=1)
     ngram: int = Field(default=13, ge=1)
     bands: int = Field(default=21, ge=1)
     rows: int = Field(default=6, ge=1)
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**32)
     verify: Literal["exact", "none"] = "exact"
     survivors: Literal["anchored", "linked"] = "anchored"
     punctuation: Literal["ascii", "unicode"] = "ascii"
@@ -26,7 +26,23 @@ class DedupConfig(ConfigModel):
     domain_priority: tuple[str, ...] = ()
     """Domains whose documents survive before all others', best first."""
 
+    @classmethod
+    def slimpajama(cls) -> "DedupConfig":
+        """What SlimPajama did: 9 bands of 13 rows, candidates never verified, connected components."""
+        return cls(bands=9, rows=13, verify="none", survivors="linked")
+
     @property
     def num_perm(self) -> int:
         """Permutations in one signature."""
         return self.bands * self.rows
+
+    def collision_probability(self, jaccard: float) -> float:
+        """The probability that two documents of this Jaccard share a band and so are compared at all.
+
+        Example:
+            >>> round(DedupConfig().collision_probability(0.8), 4)
+            0.9983
+            >>> round(DedupConfig.slimpajama().collision_probability(0.8), 2)
+            0.4
+        """
+        return 1 - (1 - jaccard**self.rows) ** self.bands

@@ -53,9 +53,8 @@ def removal_matrix(decisions: Mapping[str, pa.Table]) -> np.ndarray:
 def examples_of_removed(log: pa.Table) -> str:
     """A few near-duplicates from the removal log, from the most to the least similar."""
     order = log.sort_by([("jaccard", "descending")])
-    picks = (
-        np.unique(np.linspace(0, max(order.num_rows - 1, 0), EXAMPLES).astype(int)) if order.num_rows else []
-    )
+    places = np.linspace(0, order.num_rows - 1, min(EXAMPLES, order.num_rows))
+    picks = np.unique(places.astype(int))
     rows = [order.slice(int(index), 1).to_pylist()[0] for index in picks]
     cells = [
         (

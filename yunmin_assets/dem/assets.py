@@ -74,7 +74,13 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
                 log=step.log,
             )
             result = train_from_scratch(
-                batches, config.model, config.training, tokenizer_dir, target, work / "checkpoints", log=step.log
+                batches,
+                config.model,
+                config.training,
+                tokenizer_dir,
+                target,
+                work / "checkpoints",
+                log=step.log,
             )
             figures, _, plot = describe_training({"": result})
             summary, tokens = {**figures, "loss": Markdown(plot)}, result.tokens
@@ -140,7 +146,9 @@ def diff_vector(context: AssetExecutionContext, lake: Lake, settings: Settings) 
         from yunmin_assets.dem import diff_adapter
         from yunmin_assets.dem.summary import describe_difference
 
-        difference = diff_adapter(base.local / MODEL, adapter.local / ADAPTER, folder / DIFFERENCE, log=step.log)
+        difference = diff_adapter(
+            base.local / MODEL, adapter.local / ADAPTER, folder / DIFFERENCE, log=step.log
+        )
         figures, is_finite, rendered = describe_difference(difference)
         summary = {**figures, **{name: Markdown(text) for name, text in rendered.items()}}
         return Outcome(summary, (Check("weights_finite", is_finite, f"{figures['tensors']} tensors"),))
@@ -162,7 +170,9 @@ def diff_vector(context: AssetExecutionContext, lake: Lake, settings: Settings) 
         partitioned=False,
     ),
 )
-def domain_weights(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
+def domain_weights(
+    context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute
+) -> Events:
     """The weight of each domain's difference, searched on validation rows and compared with simple choices."""
     base, differences = lake.current("base_model"), over_all_domains(context, lake, "diff_vector")
     for snapshot in differences.snapshots.values():
@@ -174,7 +184,9 @@ def domain_weights(context: AssetExecutionContext, lake: Lake, settings: Setting
         **differences.hashes(),
         **{f"parquet_shards[{domain}]": snapshot.content_hash for domain, snapshot in shards.items()},
     }
-    step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=base.bytes + differences.bytes)
+    step = Step(
+        context, lake, inputs, config.model_dump(mode="json"), bytes_in=base.bytes + differences.bytes
+    )
 
     def search(folder: Path) -> Outcome:
         from yunmin_assets.columnar import PackedDataset
@@ -186,7 +198,9 @@ def domain_weights(context: AssetExecutionContext, lake: Lake, settings: Setting
             base.local / MODEL,
             _difference_folders(differences.snapshots),
             {
-                domain: PackedDataset(snapshot.local / "packed" / "validation", batch_size=config.batch_size, shuffle=False)
+                domain: PackedDataset(
+                    snapshot.local / "packed" / "validation", batch_size=config.batch_size, shuffle=False
+                )
                 for domain, snapshot in shards.items()
             },
             config,
@@ -208,7 +222,9 @@ def domain_weights(context: AssetExecutionContext, lake: Lake, settings: Setting
     owners=OWNERS,
     code_version="1",
     check_specs=check_specs(
-        "merged_model", {"weights_finite": "Every parameter of the merged model is finite."}, partitioned=False
+        "merged_model",
+        {"weights_finite": "Every parameter of the merged model is finite."},
+        partitioned=False,
     ),
 )
 def merged_model(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
@@ -234,7 +250,9 @@ def merged_model(context: AssetExecutionContext, lake: Lake, settings: Settings)
         merge_checkpoints(base.local / MODEL, folders, weights, folder / MODEL, log=step.log)
         broken = not_finite_tensors(folder / MODEL)
         facts, _ = describe_base(folder / MODEL)
-        is_finite = Check("weights_finite", not broken, f"not finite: {broken[:5]}" if broken else "all are finite")
+        is_finite = Check(
+            "weights_finite", not broken, f"not finite: {broken[:5]}" if broken else "all are finite"
+        )
         figures = {f"weight {domain}": weight for domain, weight in weights.items()}
         return Outcome({**facts, **figures}, (is_finite,))
 

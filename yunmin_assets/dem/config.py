@@ -24,7 +24,7 @@ class LoraConfig(ConfigModel):
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
     target_modules: tuple[str, ...] = ()
-    """Module names to adapt; empty means the right ones for the architecture (`in_proj`, and `x_proj` on Mamba-1)."""
+    """Empty means the right ones for the architecture: `in_proj`, and `x_proj` on Mamba-1."""
     training: TrainingConfig = TrainingConfig()
 
 
@@ -32,7 +32,7 @@ class WeightsConfig(ConfigModel):
     """How the domain weights of Θ_D = Θ + Σ wᵢ(Θᵢ − Θ) are found (arXiv 2406.15570, equation 2)."""
 
     method: Literal["gradient", "fixed"] = "gradient"
-    fixed: dict[str, float] = {}
+    fixed: dict[str, float] = Field(default_factory=dict)
     """Weight per domain for `fixed`."""
     steps: int = Field(default=40, ge=1)
     batch_size: int = Field(default=4, ge=1)

@@ -1,4 +1,4 @@
-"""What a person wants to see of differences and weights: what changed, how alike domains are, what was searched."""
+"""What a person wants to see of differences and weights: what changed, how alike domains are, the search."""
 
 import json
 import math
@@ -22,8 +22,13 @@ def describe_difference(difference: Difference) -> tuple[dict[str, int | float],
         "norm": math.sqrt(sum(norm * norm for norm in norms.values())),
         "largest_relative_norm": max(relative.values()),
     }
-    rows = [(name, norms[name], relative[name], values["outlier_share"]) for name, values in statistics.items()]
-    by_module = {name.removeprefix("backbone.layers.").removesuffix(".weight"): value for name, value in relative.items()}
+    rows = [
+        (name, norms[name], relative[name], values["outlier_share"]) for name, values in statistics.items()
+    ]
+    by_module = {
+        name.removeprefix("backbone.layers.").removesuffix(".weight"): value
+        for name, value in relative.items()
+    }
     rendered = {
         "per_module": markdown_table(["tensor", "norm", "norm / base norm", "share beyond 3σ"], rows),
         "relative_norms": bars(by_module, title="Change relative to the base", ylabel="norm / base norm"),
@@ -42,16 +47,22 @@ def describe_search(
     }
     rows = found.candidates.select(["candidate", "mean_nll"]).to_pylist()
     table = [(row["candidate"], row["mean_nll"], math.exp(row["mean_nll"])) for row in rows]
-    rendered = {"candidates": markdown_table(["candidate", "validation loss (nats/token)", "perplexity"], table)}
+    rendered = {
+        "candidates": markdown_table(["candidate", "validation loss (nats/token)", "perplexity"], table)
+    }
     if len(differences) > 1:
         names, matrix = cosine_matrix(differences)
-        rendered["cosine_between_domains"] = heatmap(np.nan_to_num(matrix), names, title="Cosine of difference vectors")
+        rendered["cosine_between_domains"] = heatmap(
+            np.nan_to_num(matrix), names, title="Cosine of difference vectors"
+        )
     if found.curve:
         steps = list(range(1, len(found.curve) + 1))
         losses = {"validation loss": (steps, [step.loss for step in found.curve])}
         weights = {name: (steps, [step.weights[name] for step in found.curve]) for name in found.weights}
         rendered["search"] = curves(losses, title="Weight search", xlabel="step", ylabel="nats per token")
-        rendered["weights"] = curves(weights, title="Weights during the search", xlabel="step", ylabel="weight")
+        rendered["weights"] = curves(
+            weights, title="Weights during the search", xlabel="step", ylabel="weight"
+        )
     return figures, rendered
 
 

@@ -23,6 +23,8 @@ def describe_training(results: Mapping[str, TrainingResult]) -> tuple[dict[str, 
         figures[f"first_loss {name}".strip()] = result.losses[0]
         figures[f"last_loss {name}".strip()] = sum(last) / len(last)
     is_finite = all(math.isfinite(loss) for result in results.values() for loss in result.losses)
-    series = {name: (list(range(1, len(result.losses) + 1)), result.losses) for name, result in results.items()}
+    series = {
+        name: (list(range(1, len(result.losses) + 1)), result.losses) for name, result in results.items()
+    }
     plot = curves(series, title="Training loss", xlabel="optimizer step", ylabel="nats per token")
     return figures, is_finite, plot

@@ -1,5 +1,6 @@
 """reference_model, perplexity and pruned_corpus: documents that teach little are left out."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,9 @@ SCORES_FILE = "scores.parquet"
         partitioned=False,
     ),
 )
-def reference_model(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
+def reference_model(
+    context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute
+) -> Events:
     """Two small Mamba models, each trained on one half of the documents, to score the other half."""
     deduped, vocabulary = over_all_domains(context, lake, "deduped_corpus"), lake.current("tokenizer")
     config = settings.pipeline.reference_model
@@ -48,7 +51,7 @@ def reference_model(context: AssetExecutionContext, lake: Lake, settings: Settin
     def compute_models(folder: Path) -> Outcome:
         from yunmin_assets.columnar.mixture import mixture_batches
         from yunmin_assets.language_model.summary import describe_training
-        from yunmin_assets.pruning.reference import SCORED_BY, half_of, train_reference_model
+        from yunmin_assets.pruning.reference import SCORED_BY, is_in_half, train_reference_model
 
         compute.prepare()
         work, results = step.workspace(), dict[str, "TrainingResult"]()
@@ -61,7 +64,7 @@ def reference_model(context: AssetExecutionContext, lake: Lake, settings: Settin
                 settings.pack_config(vocabulary),
                 batch_size=config.training.batch_size,
                 seed=config.training.seed,
-                belongs=lambda identifier, half=half: half_of(identifier) == half,
+                belongs=partial(is_in_half, half),
                 log=step.log,
             )
             results[f"half {half}"] = train_reference_model(
@@ -69,7 +72,9 @@ def reference_model(context: AssetExecutionContext, lake: Lake, settings: Settin
             )
         figures, is_finite, plot = describe_training(results)
         checks = (Check("loss_finite", is_finite, "all losses are finite"), deduped.check())
-        return Outcome({**figures, "loss": Markdown(plot)}, checks, tokens=sum(r.tokens for r in results.values()))
+        return Outcome(
+            {**figures, "loss": Markdown(plot)}, checks, tokens=sum(r.tokens for r in results.values())
+        )
 
     yield from publish(step, compute_models)
 
@@ -92,7 +97,10 @@ def reference_model(context: AssetExecutionContext, lake: Lake, settings: Settin
 )
 def perplexity(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
     """Perplexity and bits per byte of each training document, by the reference model that never saw it."""
-    deduped, reference = lake.current("deduped_corpus", context.partition_key), lake.current("reference_model")
+    deduped, reference = (
+        lake.current("deduped_corpus", context.partition_key),
+        lake.current("reference_model"),
+    )
     config, train = settings.pipeline.pruning, deduped.file(TRAIN_FILE)
     inputs = {"deduped_corpus train": train.sha256, "reference_model": reference.content_hash}
     scoring = config.model_dump(mode="json", include={"token_budget", "max_length"})
@@ -107,12 +115,20 @@ def perplexity(context: AssetExecutionContext, lake: Lake, settings: Settings, c
         compute.prepare()
         documents = read_documents([split_path(deduped.local, "train")], columns=["id", "text"])
         models: dict[Half, Path] = {half: reference.local / half for half in SCORED_BY}
-        scores = cross_score(documents, models, config.token_budget, max_length=config.max_length, log=step.log)
+        scores = cross_score(
+            documents, models, config.token_budget, max_length=config.max_length, log=step.log
+        )
         pq.write_table(scores, folder / SCORES_FILE)
         figures, rendered, not_finite = describe_scores(scores, documents)
         checks = (
-            Check("every_document_scored", scores.num_rows == documents.num_rows, f"{scores.num_rows:,} scores"),
-            Check("scores_finite", not not_finite, f"not finite: {not_finite[:5]}" if not_finite else "all are finite"),
+            Check(
+                "every_document_scored", scores.num_rows == documents.num_rows, f"{scores.num_rows:,} scores"
+            ),
+            Check(
+                "scores_finite",
+                not not_finite,
+                f"not finite: {not_finite[:5]}" if not_finite else "all are finite",
+            ),
         )
         summary = {**figures, **{name: Markdown(text) for name, text in rendered.items()}}
         return Outcome(summary, checks, tokens=int(figures["tokens"]))
@@ -157,7 +173,11 @@ def pruned_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings
         kept = int(selection.kept.sum())
         checks = (
             Check("not_empty", kept > 0, f"{kept:,} documents are kept"),
-            Check("every_document_accounted_for", kept + removed == documents.num_rows, f"{kept:,} kept, {removed:,} removed"),
+            Check(
+                "every_document_accounted_for",
+                kept + removed == documents.num_rows,
+                f"{kept:,} kept, {removed:,} removed",
+            ),
         )
         return Outcome({**figures, **{name: Markdown(text) for name, text in rendered.items()}}, checks)
 

@@ -13,11 +13,17 @@ EXAMPLE_CHARACTERS = 160
 EXAMPLES = 5
 
 
-def describe_scores(scores: pa.Table, documents: pa.Table) -> tuple[dict[str, int | float], dict[str, str], list[str]]:
+def describe_scores(
+    scores: pa.Table, documents: pa.Table
+) -> tuple[dict[str, int | float], dict[str, str], list[str]]:
     """Figures, Markdown by name, and the ids of documents whose perplexity is not finite."""
     valid = scores.filter(pc.is_valid(scores["perplexity"]))
     values = valid["perplexity"].to_numpy()
-    not_finite = [identifier for identifier, value in zip(valid["id"].to_pylist(), values, strict=True) if not np.isfinite(value)]
+    not_finite = [
+        identifier
+        for identifier, value in zip(valid["id"].to_pylist(), values, strict=True)
+        if not np.isfinite(value)
+    ]
     tokens, nll = int(scores["n_tokens"].to_numpy().sum()), float(scores["nll"].to_numpy().sum())
     figures: dict[str, int | float] = {
         "documents": scores.num_rows,
@@ -27,7 +33,9 @@ def describe_scores(scores: pa.Table, documents: pa.Table) -> tuple[dict[str, in
         "documents_without_tokens": scores.num_rows - valid.num_rows,
     }
     rendered = {
-        "distribution": histogram(values, title="Perplexity of documents", xlabel="perplexity", logarithmic=True),
+        "distribution": histogram(
+            values, title="Perplexity of documents", xlabel="perplexity", logarithmic=True
+        ),
         "examples": _examples(scores, documents, np.ones(scores.num_rows, bool)),
     }
     return figures, rendered, not_finite
@@ -54,7 +62,11 @@ def describe_selection(
     figures |= {f"perplexity {name}": value for name, value in marks.items()}
     rendered = {
         "distribution": histogram(
-            scores["perplexity"].drop_null().to_numpy(), title="Perplexity and cuts", xlabel="perplexity", marks=marks, logarithmic=True
+            scores["perplexity"].drop_null().to_numpy(),
+            title="Perplexity and cuts",
+            xlabel="perplexity",
+            marks=marks,
+            logarithmic=True,
         ),
         "sample_of_kept": _examples(scores, documents, selection.kept),
         "sample_of_removed": _examples(scores, documents, ~selection.kept),
@@ -66,7 +78,9 @@ def _examples(scores: pa.Table, documents: pa.Table, mask: np.ndarray) -> str:
     return markdown_table(["perplexity", "id", "text"], _example_rows(scores, documents, mask))
 
 
-def _example_rows(scores: pa.Table, documents: pa.Table, mask: np.ndarray) -> Iterator[tuple[float, str, str]]:
+def _example_rows(
+    scores: pa.Table, documents: pa.Table, mask: np.ndarray
+) -> Iterator[tuple[float, str, str]]:
     """Documents spread evenly over the order by perplexity, from the lowest to the highest."""
     perplexity = scores["perplexity"].to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(mask & np.isfinite(perplexity))

@@ -1,0 +1,139 @@
+import hashlib
+import os
+import subprocess
+import sys
+import unicodedata
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from yunmin_assets.columnar import TokenizerConfig, tokenize_documents, tokenizer_hash, train_tokenizer
+
+TEXTS = [
+    "안녕하세요. 오늘 날씨가 참 좋네요!",
+    "나라의 말이 중국과 달라",
+    "Hello, world! 123",
+    "가나다라 마바사",
+] * 20
+CONFIG = TokenizerConfig(vocab_size=400)
+
+korean = st.text(st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3) | st.sampled_from(" .,\n0a"))
+decomposed = korean.map(lambda text: unicodedata.normalize("NFD", text))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer") / "trained"
+    return folder, train_tokenizer(iter(TEXTS), CONFIG, folder)
+
+
+@pytest.fixture(scope="module")
+def opened(trained):
+    return AutoTokenizer.from_pretrained(trained[0])
+
+
+def test_a_trained_tokenizer_opens_with_transformers(trained):
+    folder, summary = trained
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token_id) == ("<|endoftext|>", 0, 0)
+    assert len(tokenizer) == summary.vocab_size <= 400
+    assert (summary.eos_id, summary.end_of_text) == (0, "<|endoftext|>")
+    assert summary.trained_on_documents == len(TEXTS)
+
+
+def test_training_finds_words_that_repeat(trained):
+    folder, summary = trained
+    assert summary.vocab_size > 257  # 256 bytes and the end of text
+    (ids,) = tokenize_documents(pa.table({"text": ["안녕하세요"]}), folder)
+    assert len(ids) < len("안녕하세요".encode())
+
+
+@given(korean | decomposed | st.text())
+@settings(max_examples=300, deadline=None)
+def test_every_text_comes_back_exactly(trained, opened, text):
+    (ids,) = tokenize_documents(pa.table({"text": [text]}), trained[0])
+    assert opened.decode(ids.tolist()) == text
+
+
+def test_spaces_before_punctuation_stay(opened):
+    text = "가 . 나 , 다 ! do n't  "
+    assert opened.decode(opened(text)["input_ids"]) == text
+
+
+def test_two_processes_train_the_same_bytes(trained, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from yunmin_assets.columnar import *;"
+        f"train_tokenizer(iter({TEXTS!r}), TokenizerConfig(vocab_size=400), Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "again")], env=environment, check=True)
+    files = {path.name: path.read_bytes() for path in trained[0].iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files
+    assert "tokenizer.json" in files
+
+
+def test_the_hash_is_that_of_tokenizer_json(trained):
+    folder, summary = trained
+    expected = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    assert tokenizer_hash(folder) == summary.sha256 == expected
+
+
+def test_documents_get_the_ids_that_transformers_gives(trained):
+    tokenizer = AutoTokenizer.from_pretrained(trained[0])
+    found = [ids.tolist() for ids in tokenize_documents(pa.table({"text": TEXTS}), trained[0])]
+    assert found == [tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+def test_a_table_and_a_stream_of_batches_give_the_same(trained):
+    table = pa.table({"text": TEXTS, "id": [str(number) for number in range(len(TEXTS))]})
+    stream = iter(table.to_batches(max_chunksize=7))
+    whole = [ids.tolist() for ids in tokenize_documents(table, trained[0])]
+    assert [ids.tolist() for ids in tokenize_documents(stream, trained[0])] == whole
+
+
+def test_no_text_can_spell_the_end_of_a_document(trained):
+    text = "앞<|endoftext|>뒤"
+    (ids,) = tokenize_documents(pa.table({"text": [text]}), trained[0])
+    assert 0 not in ids
+    assert AutoTokenizer.from_pretrained(trained[0]).decode(ids.tolist()) == text
+
+
+def test_an_empty_text_has_no_tokens(trained):
+    (ids,) = tokenize_documents(pa.table({"text": [""]}), trained[0])
+    assert (ids.shape, ids.dtype) == ((0,), "uint32")
+
+
+def test_documents_without_text_are_refused(trained):
+    with pytest.raises(ValueError, match="document 1 has no text"):
+        list(tokenize_documents(pa.table({"text": ["가", None]}), trained[0]))
+    with pytest.raises(ValueError, match="no column 'text'"):
+        list(tokenize_documents(pa.table({"body": ["가"]}), trained[0]))
+
+
+def test_an_existing_tokenizer_is_taken_over_as_it_is(trained, tmp_path):
+    summary = train_tokenizer(iter(()), TokenizerConfig(path=trained[0]), tmp_path / "copy")
+    assert summary.sha256 == trained[1].sha256
+    assert summary.trained_on_documents == 0
+
+
+def test_a_tokenizer_without_end_of_text_is_refused(tmp_path):
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={"a": 0}, merges=[])))
+    bare.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"bare: this tokenizer has no end-of-text token"):
+        train_tokenizer(iter(()), TokenizerConfig(path=tmp_path / "bare"), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_folder_without_a_fast_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no tokenizer.json"):
+        train_tokenizer(iter(()), TokenizerConfig(path=tmp_path), tmp_path / "copy")
+
+
+def test_training_on_nothing_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="training split is empty"):
+        train_tokenizer(iter(()), CONFIG, tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,69 @@
+"""Near-duplicate removal: MinHash LSH whose every removal is verified by exact Jaccard.
+
+Example:
+    >>> import pyarrow as pa
+    >>> from yunmin_assets.dedup import DedupConfig, deduplicate
+    >>> documents = pa.table({"id": ["a", "b"], "text": ["Same text.", "same  TEXT"]})
+    >>> deduplicate(documents, DedupConfig()).select(["id", "kept", "survivor_id"]).to_pylist()
+    [{'id': 'a', 'kept': True, 'survivor_id': 'a'}, {'id': 'b', 'kept': False, 'survivor_id': 'a'}]
+
+Who wants to go deeper: `normalize` and `shingles` define what is compared, `kernels` computes it,
+`signatures` and `signature_files` keep it, `buckets` finds candidates, `survivors` decides, `decisions`
+is the whole; `recall` scores it against a known truth.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from yunmin_assets.dedup.config import DedupConfig
+
+if TYPE_CHECKING:
+    from yunmin_assets.dedup.decisions import DECISION_SCHEMA, decide, deduplicate
+    from yunmin_assets.dedup.minhash import minhash_permutations
+    from yunmin_assets.dedup.normalize import normalize_text
+    from yunmin_assets.dedup.recall import DedupScore, score_against_truth
+    from yunmin_assets.dedup.shingles import shingle_hash, text_shingles
+    from yunmin_assets.dedup.signature_files import read_band, read_signatures, write_signatures
+    from yunmin_assets.dedup.signatures import Signatures, compute_signatures
+
+_MODULES = {
+    "DECISION_SCHEMA": "decisions",
+    "DedupScore": "recall",
+    "Signatures": "signatures",
+    "compute_signatures": "signatures",
+    "decide": "decisions",
+    "deduplicate": "decisions",
+    "minhash_permutations": "minhash",
+    "normalize_text": "normalize",
+    "read_band": "signature_files",
+    "read_signatures": "signature_files",
+    "score_against_truth": "recall",
+    "shingle_hash": "shingles",
+    "text_shingles": "shingles",
+    "write_signatures": "signature_files",
+}
+
+__all__ = [
+    "DECISION_SCHEMA",
+    "DedupConfig",
+    "DedupScore",
+    "Signatures",
+    "compute_signatures",
+    "decide",
+    "deduplicate",
+    "minhash_permutations",
+    "normalize_text",
+    "read_band",
+    "read_signatures",
+    "score_against_truth",
+    "shingle_hash",
+    "text_shingles",
+    "write_signatures",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import the kernels only when somebody uses them (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

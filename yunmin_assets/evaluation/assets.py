@@ -1,0 +1,283 @@
+"""eval_report: is the merged model better than the base, by how much, and what did it cost?"""
+
+import datetime as dt
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagster import AssetExecutionContext, asset
+
+from resources.compute import Compute
+from resources.lake import Lake, Snapshot
+from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.settings import REPOSITORY, PipelineConfig, Settings
+from resources.upstream import require_made_from
+from yunmin_assets.documents import read_documents, split_path
+
+if TYPE_CHECKING:
+    from yunmin_assets.evaluation.model import PerplexityCell, Report
+
+GRAPH = {
+    "raw_corpus": True,
+    "clean_corpus": True,
+    "signatures": True,
+    "duplicate_clusters": False,
+    "deduped_corpus": True,
+    "tokenizer": False,
+    "reference_model": False,
+    "perplexity": True,
+    "pruned_corpus": True,
+    "parquet_shards": True,
+    "base_model": False,
+    "lora_adapter": True,
+    "diff_vector": True,
+    "domain_weights": False,
+    "merged_model": False,
+}
+"""Every asset behind the report, upstream first, and whether it has a partition per domain."""
+
+TEST_FILE = split_path(Path(), "test").name
+SYNTHETIC_SOURCE = "synthetic:"
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Every snapshot behind one merged model."""
+
+    over_all: Mapping[str, Snapshot]
+    by_domain: Mapping[str, Mapping[str, Snapshot]]
+    """Asset → domain → snapshot."""
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains that were merged."""
+        return list(self.by_domain["diff_vector"])
+
+    def all(self) -> Iterator[tuple[str, Snapshot]]:
+        """(asset, snapshot), in the order of the graph."""
+        for name, is_partitioned in GRAPH.items():
+            snapshots = self.by_domain[name].values() if is_partitioned else [self.over_all[name]]
+            yield from ((name, snapshot) for snapshot in snapshots)
+
+    def metadata(self, asset_name: str, domain: str | None = None) -> Mapping[str, Any]:
+        """What a snapshot recorded about itself."""
+        snapshot = self.by_domain[asset_name][domain] if domain else self.over_all[asset_name]
+        metadata: Mapping[str, Any] = snapshot.manifest.summary["metadata"]
+        return metadata
+
+
+@asset(
+    deps=["merged_model", "base_model", "diff_vector", "deduped_corpus"],  # and, through them, all in GRAPH
+    group_name="evaluation",
+    kinds={"html", "pytorch"},
+    owners=["team:yunmin-models"],
+    pool="gpu",
+    code_version="1",
+    check_specs=check_specs(
+        "eval_report",
+        {"perplexity_finite": "The perplexity of the merged model is a finite number in every domain."},
+        warning={"no_regression": "The merged model is not shown to be worse than the base in any domain."},
+        partitioned=False,
+    ),
+)
+def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
+    """Base, each domain's own model and the merged model on test documents; JSON for machines, HTML for people.
+
+    The only asset that reads the test split.
+    """
+    lineage, pipeline = _lineage(lake), settings.pipeline
+    prompts = REPOSITORY / pipeline.evaluation.prompts
+    tested = {
+        domain: lineage.by_domain["deduped_corpus"][domain].file(TEST_FILE) for domain in lineage.domains
+    }
+    inputs = {
+        **{name: snapshot.content_hash for name, snapshot in lineage.over_all.items()},
+        **{
+            f"{name}[{domain}]": item.content_hash
+            for name, by in lineage.by_domain.items()
+            for domain, item in by.items()
+        },
+        "prompts": _sha256(prompts),
+    }
+    bytes_in = sum(file.bytes for file in tested.values())
+    step = Step(context, lake, inputs, pipeline.evaluation.model_dump(mode="json"), bytes_in=bytes_in)
+
+    def evaluate(folder: Path) -> Outcome:
+        from yunmin_assets.evaluation.report import headline, write_report
+
+        compute.prepare()
+        report = _measure(step, lineage, pipeline, prompts)
+        write_report(report, folder)
+        return _describe(report, headline(report).sentence)
+
+    yield from publish(step, evaluate)
+
+
+def _lineage(lake: Lake) -> Lineage:
+    """The snapshots behind the current merged model, refusing any that do not belong to it."""
+    over_all = {name: lake.current(name) for name, is_partitioned in GRAPH.items() if not is_partitioned}
+    merged = over_all["merged_model"]
+    require_made_from(merged, "base_model", over_all["base_model"].content_hash)
+    require_made_from(merged, "domain_weights", over_all["domain_weights"].content_hash)
+    weights = json.loads((over_all["domain_weights"].local / "weights.json").read_text(encoding="utf-8"))[
+        "weights"
+    ]
+    by_domain = {
+        name: {domain: lake.current(name, domain) for domain in sorted(weights)}
+        for name, is_partitioned in GRAPH.items()
+        if is_partitioned
+    }
+    for domain, snapshot in by_domain["diff_vector"].items():
+        require_made_from(merged, f"diff_vector[{domain}]", snapshot.content_hash)
+    return Lineage(over_all, by_domain)
+
+
+def _measure(step: Step, lineage: Lineage, pipeline: PipelineConfig, prompts: Path) -> "Report":
+    from yunmin_assets.evaluation.measure import (
+        BASE,
+        MERGED,
+        MINI,
+        choose_documents,
+        generate_continuations,
+        measure_perplexity,
+        read_prompts,
+    )
+
+    config = pipeline.evaluation
+    test_sets = {
+        domain: choose_documents(
+            read_documents([split_path(lineage.by_domain["deduped_corpus"][domain].local, "test")]),
+            config.documents_per_domain,
+        )
+        for domain in lineage.domains
+    }
+    base, merged = (lineage.over_all[name].local / MODEL for name in ("base_model", "merged_model"))
+    minis = _mini_models(lineage, base, step.workspace() / "minis")
+    same = {BASE: base, MERGED: merged}
+    models = {name: dict.fromkeys(lineage.domains, folder) for name, folder in same.items()}
+    cells = measure_perplexity(
+        test_sets, {BASE: models[BASE], MINI: minis, MERGED: models[MERGED]}, config, log=step.log
+    )
+    generations = generate_continuations(same, read_prompts(prompts), config, log=step.log)
+    is_synthetic = any(
+        str(source).startswith(SYNTHETIC_SOURCE)
+        for table in test_sets.values()
+        for source in table["source"].to_pylist()
+    )
+    return _assemble(lineage, pipeline, cells, generations, is_synthetic)
+
+
+def _mini_models(lineage: Lineage, base: Path, folder: Path) -> dict[str, Path]:
+    """The model of each domain alone: the base plus its own difference, whole."""
+    from yunmin_assets.dem import merge_checkpoints
+
+    minis = {}
+    for domain, snapshot in lineage.by_domain["diff_vector"].items():
+        minis[domain] = folder / domain
+        shutil.rmtree(minis[domain], ignore_errors=True)
+        merge_checkpoints(base, {domain: snapshot.local / "difference"}, {domain: 1.0}, minis[domain])
+    return minis
+
+
+def _assemble(
+    lineage: Lineage,
+    pipeline: PipelineConfig,
+    cells: "list[PerplexityCell]",
+    generations: list[Any],
+    is_synthetic: bool,
+) -> "Report":
+    from yunmin_assets.evaluation import collect
+    from yunmin_assets.evaluation.model import Report
+
+    search = json.loads(
+        (lineage.over_all["domain_weights"].local / "weights.json").read_text(encoding="utf-8")
+    )
+    stages = ("clean_corpus", "deduped_corpus", "pruned_corpus", "parquet_shards")
+    funnel = [
+        collect.funnel_row(domain, *(lineage.metadata(name, domain) for name in stages))
+        for domain in lineage.domains
+    ]
+    base = lineage.metadata("base_model")
+    return Report(
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        corpus=", ".join(lineage.domains),
+        synthetic=is_synthetic,
+        base_model=f"{base['architecture']}, {base['parameters']:,} parameters",
+        confidence=pipeline.evaluation.confidence,
+        bootstrap_samples=pipeline.evaluation.bootstrap_samples,
+        funnel=tuple(funnel),
+        duplicate_recall=collect.duplicate_recall(
+            lineage.metadata("duplicate_clusters"), pipeline.dedup.threshold
+        ),
+        perplexity=tuple(cells),
+        weights=search["weights"],
+        candidates=tuple(collect.candidate_rows(search)),
+        generations=tuple(generations),
+        cost=tuple(
+            collect.cost_rows((name, item.manifest.cost.model_dump()) for name, item in lineage.all())
+        ),
+        expectations=collect.expectation_rows(funnel, cells),
+        notes=NOTES,
+        versions=collect.software_versions(),
+        seeds={
+            "dedup": pipeline.dedup.seed,
+            "base model": pipeline.base_model.training.seed,
+            "LoRA adapters": pipeline.lora_adapter.training.seed,
+            "bootstrap": pipeline.evaluation.seed,
+        },
+        hashes={name: item.content_hash[:12] for name, item in lineage.over_all.items()},
+    )
+
+
+NOTES = (
+    "Perplexity is measured on test documents that no other asset has read. It compares models with the same "
+    "tokenizer; it does not say how useful a model is.",
+    "Mini is the base plus the whole difference of that one domain. Merged is one model for all domains.",
+    "Pruning is judged by what a model trained on the kept documents can do, never by perplexity alone.",
+)
+
+
+def _describe(report: "Report", sentence: str) -> Outcome:
+    import math
+
+    from yunmin_assets.evaluation.measure import MERGED
+    from yunmin_assets.plots import markdown_table
+
+    merged = [cell for cell in report.perplexity if cell.model == MERGED]
+    worse = [cell.domain for cell in merged if cell.verdict == "worse"]
+    rows = [
+        (cell.domain, cell.model, cell.perplexity, f"{cell.low:,.1f}–{cell.high:,.1f}", cell.verdict or "")
+        for cell in report.perplexity
+    ]
+    summary: dict[str, Any] = {
+        "headline": sentence,
+        "synthetic": report.synthetic,
+        **{f"perplexity {cell.model} {cell.domain}": cell.perplexity for cell in report.perplexity},
+        "perplexity": Markdown(
+            markdown_table(["domain", "model", "perplexity", "interval", "against base"], rows)
+        ),
+    }
+    checks = (
+        Check(
+            "perplexity_finite",
+            all(math.isfinite(cell.perplexity) for cell in merged),
+            "finite in every domain",
+        ),
+        Check(
+            "no_regression",
+            not worse,
+            f"worse: {', '.join(worse)}" if worse else "none is worse",
+            blocking=False,
+        ),
+    )
+    return Outcome(summary, checks, tokens=sum(cell.tokens for cell in report.perplexity))
+
+
+def _sha256(path: Path) -> str:
+    from yunmin_assets.evaluation.collect import file_hash
+
+    return file_hash(path.read_bytes())

@@ -1,0 +1,128 @@
+"""What other stages recorded about themselves, as rows of the report."""
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from yunmin_assets.evaluation.measure import BASE, MERGED
+from yunmin_assets.evaluation.model import (
+    CandidateRow,
+    CostRow,
+    DuplicateRecall,
+    ExpectationRow,
+    FunnelRow,
+    Measurement,
+    PerplexityCell,
+    owner_expectations,
+)
+
+PACKAGES = ("dagster", "numba", "peft", "pyarrow", "tokenizers", "torch", "transformers")
+EXPECTED_BYTES_REMOVED = 0.5
+
+Metadata = Mapping[str, Any]
+
+
+def funnel_row(
+    domain: str, clean: Metadata, deduped: Metadata, pruned: Metadata, shards: Metadata
+) -> FunnelRow:
+    """The way of one domain's text, from the metadata of four snapshots.
+
+    Held-out documents are never pruned, so they still count after pruning; the tokens are those trained on.
+    """
+    return FunnelRow(
+        domain=domain,
+        raw_documents=clean["lines"],
+        raw_bytes=clean["text_bytes_in"],
+        clean_documents=clean["documents"],
+        clean_bytes=clean["text_bytes"],
+        deduped_documents=deduped["documents"],
+        deduped_bytes=deduped["text_bytes"],
+        pruned_documents=deduped["documents"] - pruned["removed_documents"],
+        pruned_bytes=deduped["text_bytes"] - (pruned["text_bytes_in"] - pruned["text_bytes"]),
+        tokens=shards["train_tokens"],
+    )
+
+
+def duplicate_recall(clusters: Metadata, threshold: float) -> DuplicateRecall | None:
+    """How many known pairs were found, or None when the truth is not known."""
+    if "true_pairs" not in clusters:
+        return None
+    return DuplicateRecall(
+        threshold=threshold,
+        pairs=clusters["true_pairs"],
+        residual_pairs=clusters["residual_pairs"],
+        removed=clusters["removed"],
+        false_removals=clusters["false_removals"],
+    )
+
+
+def candidate_rows(search: Metadata) -> list[CandidateRow]:
+    """The candidates of a weight search, from `weights.json`."""
+    return [
+        CandidateRow(
+            candidate=row["candidate"],
+            mean_nll=row["mean_nll"],
+            weights={domain: row[f"weight/{domain}"] for domain in search["weights"]},
+            chosen=row["candidate"] == search["chosen"],
+        )
+        for row in search["candidates"]
+    ]
+
+
+def cost_rows(costs: Iterable[tuple[str, Mapping[str, float]]]) -> list[CostRow]:
+    """One row per stage, summed over its domains, in the order given; peak memory is the largest."""
+    rows: dict[str, dict[str, Any]] = {}
+    for stage, cost in costs:
+        row = rows.setdefault(stage, {"stage": stage, "snapshots": 0, "peak_memory_bytes": 0})
+        row["snapshots"] += 1
+        row["peak_memory_bytes"] = max(row["peak_memory_bytes"], int(cost["peak_memory_bytes"]))
+        for name in ("wall_seconds", "cpu_seconds", "gpu_seconds", "bytes_in", "bytes_out", "tokens"):
+            row[name] = row.get(name, 0) + cost[name]
+    return [CostRow(**row) for row in rows.values()]
+
+
+def expectation_rows(
+    funnel: Sequence[FunnelRow], cells: Sequence[PerplexityCell]
+) -> tuple[ExpectationRow, ...]:
+    """The owner's table, as far as this graph measured it."""
+    raw, pruned = sum(row.raw_bytes for row in funnel), sum(row.pruned_bytes for row in funnel)
+    removed = 1 - pruned / raw if raw else 0.0
+    merged = [cell for cell in cells if cell.model == MERGED]
+    better = sum(cell.verdict == "better" for cell in merged)
+    worse = sum(cell.verdict == "worse" for cell in merged)
+    return owner_expectations(
+        {
+            "bytes_removed": Measurement(
+                measured=f"{removed:.1%} of the bytes removed",
+                baseline="UTF-8 bytes of the raw texts",
+                how="cleaning, deduplication and pruning by perplexity at the configured selection rate",
+                met=removed >= EXPECTED_BYTES_REMOVED,
+            ),
+            "quality": Measurement(
+                measured=f"perplexity better on {better}, worse on {worse} of {len(merged)} domains",
+                baseline=f"the {BASE} model on the same test documents",
+                how="paired bootstrap by document, Holm-corrected over the domains",
+                met=better == len(merged),
+            ),
+        }
+    )
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what computed the figures."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def short_hash(content_hash: str) -> str:
+    """The first twelve hexadecimal digits, enough to tell snapshots apart."""
+    return content_hash[:12]
+
+
+def file_hash(content: bytes) -> str:
+    """SHA-256 of a file's content, as hexadecimal text."""
+    return hashlib.sha256(content).hexdigest()

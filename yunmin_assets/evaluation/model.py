@@ -1,0 +1,218 @@
+"""What the evaluation report says, as plain data: `eval_report` fills it, `write_report` renders it.
+
+Every number must be finite: NaN or infinity raises `pydantic.ValidationError` naming the field. An absent
+measurement is None (or an empty list) and is shown as "not measured yet", never as 0.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from yunmin_assets.config_model import ConfigModel
+
+Verdict = Literal["better", "worse", "not shown"]
+
+
+class ReportModel(ConfigModel):
+    """A part of the report."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class FunnelRow(ReportModel):
+    """Documents and bytes of text (UTF-8) of one domain from raw to pruned, and its training tokens.
+
+    Validation and test documents are never pruned, so they count among the pruned ones: what is missing
+    there was really removed.
+    """
+
+    domain: str
+    raw_documents: int = Field(ge=0)
+    raw_bytes: int = Field(ge=0)
+    clean_documents: int = Field(ge=0)
+    clean_bytes: int = Field(ge=0)
+    deduped_documents: int = Field(ge=0)
+    deduped_bytes: int = Field(ge=0)
+    pruned_documents: int = Field(ge=0)
+    pruned_bytes: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    """Tokens that training sees."""
+
+    @property
+    def kept_share(self) -> float:
+        """Share of the raw bytes that is left; 0 when there was nothing."""
+        return self.pruned_bytes / self.raw_bytes if self.raw_bytes else 0.0
+
+
+class DuplicateRecall(ReportModel):
+    """How many of the known near-duplicate pairs lost at least one document."""
+
+    threshold: float = Field(gt=0, le=1)
+    """Jaccard similarity from which on two documents count as duplicates."""
+    pairs: int = Field(ge=0)
+    residual_pairs: int = Field(ge=0)
+    """Pairs of which both documents were kept."""
+    removed: int = Field(ge=0)
+    false_removals: int = Field(ge=0)
+    """Documents removed although no other document reaches the threshold."""
+
+    @property
+    def recall(self) -> float:
+        """Share of the pairs that lost a document; 1 when there are none."""
+        return 1 - self.residual_pairs / self.pairs if self.pairs else 1.0
+
+
+class PerplexityCell(ReportModel):
+    """One model on the test documents of one domain."""
+
+    domain: str
+    model: str
+    """`base`, `uniform`, `mini` (the domain's own adapter), `joint`, `merged`, or any other name."""
+    perplexity: float = Field(gt=0)
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    bits_per_byte: float | None = None
+    documents: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    difference: float | None = None
+    """Mean loss minus that of the base, in nats per token; None for the base itself."""
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = Field(default=None, ge=0, le=1)
+    """After Holm's correction over the domains."""
+    verdict: Verdict | None = None
+
+    @model_validator(mode="after")
+    def _verdict_follows_the_difference(self) -> "PerplexityCell":
+        sign = {"better": -1, "worse": 1}.get(self.verdict or "", 0)
+        if sign and (self.difference is None or sign * self.difference <= 0):
+            raise ValueError(
+                f"verdict of {self.model} on {self.domain} is {self.verdict!r}, but its difference is {self.difference}"
+            )
+        return self
+
+
+class CandidateRow(ReportModel):
+    """One vector of domain weights and its loss on validation data."""
+
+    candidate: str
+    mean_nll: float
+    """Mean over domains, in nats per token."""
+    weights: dict[str, float]
+    chosen: bool = False
+
+
+class Generation(ReportModel):
+    """What each model wrote after one prompt."""
+
+    prompt_id: str
+    kind: str
+    """knowledge, conversation, explanation, summary, translation, code or poem."""
+    prompt: str
+    domain: str | None = None
+    continuations: dict[str, str]
+    """Text per model, the prompt not repeated."""
+
+
+class CostRow(ReportModel):
+    """What one stage cost, summed over its domains."""
+
+    stage: str
+    snapshots: int = Field(default=1, ge=1)
+    wall_seconds: float = Field(ge=0)
+    cpu_seconds: float = Field(ge=0)
+    gpu_seconds: float = Field(default=0.0, ge=0)
+    peak_memory_bytes: int = Field(ge=0)
+    """The largest of its domains."""
+    bytes_in: int = Field(ge=0)
+    bytes_out: int = Field(ge=0)
+    tokens: int = Field(default=0, ge=0)
+
+
+class Measurement(ReportModel):
+    """What was measured for one expectation."""
+
+    measured: str
+    baseline: str
+    how: str
+    met: bool | None = None
+    """None when the measurement can neither confirm nor refute the expectation."""
+
+
+class ExpectationRow(ReportModel):
+    """One line of the owner's table."""
+
+    claim: str
+    expected: str
+    measurement: Measurement | None = None
+
+    @property
+    def status(self) -> str:
+        """`met`, `not met`, `open` or `not measured yet`."""
+        if self.measurement is None:
+            return "not measured yet"
+        return {True: "met", False: "not met", None: "open"}[self.measurement.met]
+
+
+OWNER_EXPECTATIONS = {
+    "bytes_removed": ("Less data", "up to 50 % of the bytes removed"),
+    "training_cost": ("Cheaper training", "70-90 % cheaper"),
+    "loading_speed": ("Faster loading", "up to 5× faster than JSONL"),
+    "memory": ("Less memory", "up to 80 % less"),
+    "quality": ("A better model", "better than the base on every domain"),
+}
+
+
+def owner_expectations(measurements: Mapping[str, Measurement]) -> tuple[ExpectationRow, ...]:
+    """The owner's table; what has no measurement is shown as not measured yet.
+
+    Raises:
+        ValueError: a key is not one of `OWNER_EXPECTATIONS`.
+    """
+    unknown = sorted(set(measurements) - set(OWNER_EXPECTATIONS))
+    if unknown:
+        raise ValueError(f"unknown expectation {unknown[0]!r}: choose from {', '.join(OWNER_EXPECTATIONS)}")
+    return tuple(
+        ExpectationRow(claim=claim, expected=expected, measurement=measurements.get(key))
+        for key, (claim, expected) in OWNER_EXPECTATIONS.items()
+    )
+
+
+class Report(ReportModel):
+    """The whole report."""
+
+    title: str = "YunMin EfficientData"
+    created: str
+    """Date and time, ISO 8601."""
+    corpus: str
+    """What the domains are, in a few words."""
+    synthetic: bool
+    """Whether any training or test document is synthetic: the page then says so at the top."""
+    base_model: str
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    bootstrap_samples: int = Field(default=1000, ge=1)
+    funnel: tuple[FunnelRow, ...] = ()
+    duplicate_recall: DuplicateRecall | None = None
+    perplexity: tuple[PerplexityCell, ...] = ()
+    """At most one cell per domain and model."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Weight per domain of the merged model."""
+    candidates: tuple[CandidateRow, ...] = ()
+    generations: tuple[Generation, ...] = ()
+    cost: tuple[CostRow, ...] = ()
+    expectations: tuple[ExpectationRow, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a reader must know before quoting a number."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    seeds: dict[str, int] = Field(default_factory=dict)
+    hashes: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> "Report":
+        seen: set[tuple[str, str]] = set()
+        for cell in self.perplexity:
+            if (cell.domain, cell.model) in seen:
+                raise ValueError(f"perplexity has two cells for {cell.model} on {cell.domain}: leave one out")
+            seen.add((cell.domain, cell.model))
+        return self

@@ -1,0 +1,49 @@
+"""Small causal language models: build, train with exact resume, generate.
+
+Shared by the pruning stage (reference models), the DEM stage (base model, adapters) and the evaluation.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from yunmin_assets.language_model.architecture import build_model, load_model, lora_target_modules
+    from yunmin_assets.language_model.generation import generate
+    from yunmin_assets.language_model.pretraining import train_from_scratch
+    from yunmin_assets.language_model.tokenizer import load_tokenizer
+    from yunmin_assets.language_model.training import Batches, TrainingResult, train
+
+_MODULE_OF = {
+    "Batches": "training",
+    "TrainingResult": "training",
+    "build_model": "architecture",
+    "generate": "generation",
+    "load_model": "architecture",
+    "load_tokenizer": "tokenizer",
+    "lora_target_modules": "architecture",
+    "train": "training",
+    "train_from_scratch": "pretraining",
+}
+
+__all__ = [
+    "Batches",
+    "ModelConfig",
+    "TrainingConfig",
+    "TrainingResult",
+    "build_model",
+    "generate",
+    "load_model",
+    "load_tokenizer",
+    "lora_target_modules",
+    "train",
+    "train_from_scratch",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import torch and transformers only when a name that needs them is used (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,40 @@
+"""The tokenizer that lies beside a model's weights."""
+
+import shutil
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "chat_template*",
+)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the Hugging Face tokenizer of a folder.
+
+    Raises:
+        FileNotFoundError: The folder holds no tokenizer.
+        ValueError: The tokenizer names no end-of-text token, which starts and ends every document here.
+    """
+    if not any(folder.glob("tokenizer*")):
+        raise FileNotFoundError(
+            f"{folder} holds no tokenizer: copy tokenizer.json and tokenizer_config.json there"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer in {folder} has no eos_token: name it in tokenizer_config.json")
+    return tokenizer
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files from one model folder to another, byte for byte."""
+    for pattern in TOKENIZER_FILES:
+        for file in sorted(source.glob(pattern)):
+            shutil.copyfile(file, target / file.name)
