@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.language_model.toy import TEMPLATES, save_toy_model, toy_batches
+from tests.language_model.toy import TEMPLATES, one_thread, save_toy_model, toy_batches
 from yunmin_assets.dem import LoraConfig, diff_adapter, train_adapter
 from yunmin_assets.language_model import TrainingConfig, TrainingResult, load_tokenizer
 
@@ -26,18 +26,23 @@ class Trained:
     results: dict[str, TrainingResult]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    with one_thread():
+        yield
+
+
 def train_all(folder: Path, architecture: str) -> Trained:
     base = save_toy_model(folder / "base", architecture)
     tokenizer = load_tokenizer(base)
     adapters = {domain: folder / f"adapter {domain}" for domain in TEMPLATES}
     diffs = {domain: folder / f"diff {domain}" for domain in TEMPLATES}
     results = {}
-    for domain in TEMPLATES:
-        checkpoint = folder / f"state {domain}"
-        results[domain] = train_adapter(
-            base, toy_batches(tokenizer, domain), LORA, adapters[domain], checkpoint
-        )
-        diff_adapter(base, adapters[domain], diffs[domain])
+    with one_thread():  # also here, because fixtures of the session come before those of the module
+        for domain in TEMPLATES:
+            batches, checkpoint = toy_batches(tokenizer, domain), folder / f"state {domain}"
+            results[domain] = train_adapter(base, batches, LORA, adapters[domain], checkpoint)
+            diff_adapter(base, adapters[domain], diffs[domain])
     return Trained(base, adapters, diffs, results)
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.language_model.test_training import ARCHITECTURE, TRAINING, fixed_rows
-from tests.language_model.toy import ToyBatches, toy_model
+from tests.language_model.toy import ToyBatches, one_thread, toy_model
 from yunmin_assets.language_model import train
 
 
@@ -19,4 +19,5 @@ class KillingBatches(ToyBatches):
 
 
 if __name__ == "__main__":
-    train(toy_model(ARCHITECTURE), KillingBatches(fixed_rows()), TRAINING, Path(sys.argv[1]))
+    with one_thread():
+        train(toy_model(ARCHITECTURE), KillingBatches(fixed_rows()), TRAINING, Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ TEMPLATES = {
     "food": ("김치찌개는 {}분 동안 끓인다.", "된장 {}숟가락과 두부를 넣는다."),
     "travel": ("부산행 기차는 {}시에 떠난다.", "제주도까지 비행기로 {}분 걸린다."),
 }
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Toy tensors gain nothing from a second thread, and on a busy machine lose much by waiting for it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def toy_texts(domain: str, count: int) -> list[str]:

@@ -1,6 +1,6 @@
 """`make demo`: materialize the whole graph in one process, with progress on the terminal.
 
-    python -m yunmin_assets.automation.local_run [--raw FOLDER|s3://…] [--domains law,tech]
+    python -m yunmin_assets.automation.local_run [--raw FOLDER|s3://…] [--domains law,tech] [--home FOLDER]
 
 Runs are recorded like any other, so the UI shows them; a second run finds nothing to do. A domain that
 fails is reported and left out, the others go on, and the exit status is 1.
@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yunmin_assets.automation.workplace import (
@@ -30,7 +31,7 @@ TERMINAL: dict[str, Any] = {"loggers": {"terminal": {"config": {}}}}
 def main(arguments: list[str] | None = None) -> int:
     """Run the graph and print its summary; the exit status."""
     options = _parse(arguments)
-    workplace = own_workplace(options.raw) if options.raw else sample_workplace()
+    workplace = own_workplace(options.raw, options.home) if options.raw else sample_workplace(options.home)
     if workplace.is_sample:
         ensure_sample_corpus(workplace)
     workplace.activate()
@@ -62,7 +63,9 @@ def run_graph(domains: list[str]) -> list[str]:
     delivered = list(list_domains(settings.raw_root()))
     if unknown := sorted(set(domains) - set(delivered)):
         there = ", ".join(delivered)
-        raise SystemExit(f"no raw objects for {', '.join(unknown)} in {settings.raw_root()}: there are {there}")
+        raise SystemExit(
+            f"no raw objects for {', '.join(unknown)} in {settings.raw_root()}: there are {there}"
+        )
     left, failed = domains or delivered, list[str]()
     with warnings.catch_warnings(), DagsterInstance.get() as instance:
         warnings.simplefilter("ignore")  # Dagster's own notes about in-process execution
@@ -86,6 +89,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--domains", default="", help="comma-separated domains (default: all that are delivered)"
+    )
+    parser.add_argument(
+        "--home", type=Path, help="folder of the lake and the run history (default: data/<name>)"
     )
     return parser.parse_args(arguments)
 
@@ -117,7 +123,17 @@ def _run(defs: "Definitions", instance: "DagsterInstance", phase: "Phase", domai
 
 
 def _print_report(workplace: Workplace, seconds: float) -> None:
-    from definitions import defs  # noqa: F401  (the lake below is the one the graph was wired with)
+    from resources.lake import Lake
+    from yunmin_assets.automation.closing_table import closing_table
+
+    report = Lake(uri=str(workplace.lake)).find("eval_report")
+    if report is None:
+        print("\nno evaluation report yet")
+        return
+    print("\n" + closing_table((report.local / "report.json").read_bytes()))
+    print(f"\nreport   {report.local / 'report.html'}")
+    print(f"lake     {workplace.lake}")
+    print(f"done in  {seconds:,.0f} s")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,6 @@ def _failed_check(evaluation: Any) -> str | None:
 @logger(config_schema=None, description="One line per finished asset, without time stamps and run ids.")
 def terminal_logger(_: InitLoggerContext) -> logging.Logger:
     """The logger of `make demo`."""
-    target = logging.Logger("terminal", logging.INFO)
+    target = logging.Logger("terminal", logging.DEBUG)  # Dagster logs its events as DEBUG
     target.addHandler(_TerminalHandler())
     return target

@@ -27,12 +27,6 @@ class Workplace:
         """Where assets are published."""
         return self.home / "lake"
 
-    @property
-    def truth(self) -> Path | None:
-        """The planted duplicate pairs, when the corpus is the embedded sample."""
-        path = Path(self.raw) / "_truth" / "pairs.parquet"
-        return path if self.is_sample and path.exists() else None
-
     def activate(self) -> None:
         """Point this process (and those it starts) at these folders; must come before `definitions` is imported."""
         dagster_home = self.home / "dagster"
@@ -46,19 +40,18 @@ class Workplace:
         )
 
 
-def sample_workplace() -> Workplace:
+def sample_workplace(home: Path | None = None) -> Workplace:
     """The embedded sample corpus, written on first use."""
-    home = REPOSITORY / "data" / "demo"
+    home = (home or REPOSITORY / "data" / "demo").absolute()
     return Workplace(home, str(home / "raw"), is_sample=True)
 
 
-def own_workplace(raw: str) -> Workplace:
+def own_workplace(raw: str, home: Path | None = None) -> Workplace:
     """A user's own text; each raw folder has a home of its own."""
     uri = raw if "://" in raw else str(Path(raw).expanduser().resolve())
     name = uri.rstrip("/").rsplit("/", 1)[-1]
-    return Workplace(
-        REPOSITORY / "data" / f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}", uri, is_sample=False
-    )
+    default = REPOSITORY / "data" / f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+    return Workplace((home or default).absolute(), uri, is_sample=False)
 
 
 def ensure_sample_corpus(workplace: Workplace) -> None:

@@ -1,0 +1,11 @@
+"""What the tests of pruning share."""
+
+import pytest
+
+from tests.language_model.toy import one_thread
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    with one_thread():
+        yield

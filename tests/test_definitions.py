@@ -1,0 +1,135 @@
+"""The graph that users see: names, lineage, owners; and that it loads fast and without warnings."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from definitions import defs
+from tests.conftest import REPOSITORY
+
+CODE_SERVER_CPU_SECONDS = 5.0
+BIN = Path(sys.executable).parent
+
+LINEAGE = {
+    "raw_corpus": ("corpus", True, set()),
+    "clean_corpus": ("corpus", True, {"raw_corpus"}),
+    "signatures": ("dedup", True, {"clean_corpus"}),
+    "duplicate_clusters": ("dedup", False, {"signatures", "clean_corpus"}),
+    "deduped_corpus": ("dedup", True, {"clean_corpus", "duplicate_clusters"}),
+    "tokenizer": ("columnar", False, {"deduped_corpus"}),
+    "reference_model": ("pruning", False, {"deduped_corpus", "tokenizer"}),
+    "perplexity": ("pruning", True, {"deduped_corpus", "reference_model"}),
+    "pruned_corpus": ("pruning", True, {"deduped_corpus", "perplexity"}),
+    "parquet_shards": ("columnar", True, {"pruned_corpus", "deduped_corpus", "tokenizer"}),
+    "base_model": ("dem", False, {"deduped_corpus", "tokenizer"}),
+    "lora_adapter": ("dem", True, {"parquet_shards", "base_model"}),
+    "diff_vector": ("dem", True, {"lora_adapter", "base_model"}),
+    "domain_weights": ("dem", False, {"base_model", "diff_vector", "parquet_shards"}),
+    "merged_model": ("dem", False, {"base_model", "diff_vector", "domain_weights"}),
+    "eval_report": ("evaluation", False, {"merged_model", "base_model", "diff_vector", "deduped_corpus"}),
+}
+
+
+def test_every_asset_has_its_group_partition_and_lineage() -> None:
+    graph = defs.resolve_asset_graph()
+    found = {
+        key.to_user_string(): (
+            graph.get(key).group_name,
+            graph.get(key).is_partitioned,
+            {parent.to_user_string() for parent in graph.get(key).parent_keys},
+        )
+        for key in graph.get_all_asset_keys()
+    }
+    assert found == LINEAGE
+
+
+def test_every_asset_is_described_owned_versioned_and_checked() -> None:
+    graph = defs.resolve_asset_graph()
+    checked = {check.asset_key for check in graph.asset_check_keys}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description and node.kinds and node.owners and node.code_version, key
+        assert key in checked, key
+
+
+def test_the_named_jobs_and_the_sensor_are_there() -> None:
+    assert {job.name for job in defs.jobs or []} == {
+        "whole_pipeline",
+        "per_domain_chain",
+        "merge_and_evaluate",
+    }
+    assert [sensor.name for sensor in defs.sensors or []] == ["raw_folder_sensor"]
+
+
+def test_the_per_domain_chain_holds_every_partitioned_asset_and_the_clusters_between_them() -> None:
+    job = defs.resolve_job_def("per_domain_chain")
+    selected = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
+    assert selected == {name for name, (_, is_partitioned, _) in LINEAGE.items() if is_partitioned} | {
+        "duplicate_clusters"
+    }
+
+
+def test_the_code_server_loads_in_five_cpu_seconds_without_a_warning_or_a_heavy_import() -> None:
+    program = (
+        "import sys, time, warnings\n"
+        "warnings.simplefilter('error')\n"
+        "import definitions\n"
+        "definitions.defs.get_repository_def().load_all_definitions()\n"
+        "heavy = {'torch', 'transformers', 'numba', 'peft', 'matplotlib'} & set(sys.modules)\n"
+        "print(time.process_time(), sorted(heavy))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    seconds, heavy = result.stdout.split(maxsplit=1)
+    assert heavy.strip() == "[]"
+    assert float(seconds) <= CODE_SERVER_CPU_SECONDS
+
+
+@pytest.mark.parametrize("command", [["check", "defs"], ["list", "defs", "--json"]])
+def test_dg_accepts_the_definitions(command: list[str], tmp_path: Path) -> None:
+    environment = os.environ | {"DAGSTER_HOME": str(tmp_path)}
+    result = subprocess.run(
+        [str(BIN / "dg"), *command],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not re.search(r"\w*(Deprecation|Preview|Beta)\w*Warning", result.stdout + result.stderr)
+    if "list" in command:
+        assert all(f'"{name}"' in result.stdout for name in LINEAGE)
+
+
+def test_pure_modules_import_neither_dagster_nor_resources() -> None:
+    wiring = {"assets.py", "sensors.py", "jobs.py", "partitions.py"}
+    for path in (REPOSITORY / "yunmin_assets").rglob("*.py"):
+        if path.name not in wiring and path.parent.name != "automation":
+            found = re.findall(
+                r"^\s*(?:from|import) +(?:dagster|resources)\b",
+                path.read_text(encoding="utf-8"),
+                re.MULTILINE,
+            )
+            assert not found, path
+
+
+def test_no_stage_imports_the_assets_of_another() -> None:
+    for path in (REPOSITORY / "yunmin_assets").rglob("*.py"):
+        imported = re.findall(r"yunmin_assets\.(\w+)\.assets", path.read_text(encoding="utf-8"))
+        assert not imported, path
+
+
+def test_only_the_report_reads_the_test_split() -> None:
+    readers = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / "yunmin_assets").rglob("*.py")
+        if re.search(r"split_path\([^)]*\"test\"\)", path.read_text(encoding="utf-8"))
+    }
+    assert readers == {"yunmin_assets/evaluation/assets.py"}

@@ -1,0 +1,199 @@
+"""The whole graph through `python -m yunmin_assets.automation.local_run`, as `make demo` runs it, on a small corpus."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from resources.lake import Lake
+from resources.lake_cli import current_snapshots
+from tests.conftest import REPOSITORY
+from tests.test_backfill import DOMAINS, TINY
+from yunmin_assets.corpus.sample import write_sample_corpus
+
+KILLED_AFTER = ("✓ duplicate_clusters", "✓ reference_model", "✓ lora_adapter[papers_data]")
+
+
+class LocalRun:
+    """One home folder, in which the command may be run again and again."""
+
+    def __init__(self, home: Path, raw: Path) -> None:
+        self.home, self.raw = home, raw
+        home.mkdir()
+        self.config = home / "pipeline.yaml"
+        self.config.write_text(yaml.safe_dump(TINY))
+        self.lake = Lake(uri=str(home / "lake"))
+
+    def start(self) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "yunmin_assets.automation.local_run"]
+        command += ["--raw", str(self.raw), "--home", str(self.home)]
+        environment = os.environ | {"YUNMIN_CONFIG": str(self.config)}
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self) -> tuple[int, str]:
+        process = self.start()
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    def kill_after(self, line: str) -> None:
+        process = self.start()
+        assert process.stdout is not None
+        for printed in process.stdout:
+            if line in printed:
+                process.send_signal(signal.SIGKILL)
+                break
+        assert process.wait() == -signal.SIGKILL, f"the run ended before it printed {line!r}"
+
+    def hashes(self) -> dict[tuple[str, str | None], str]:
+        return {(s.manifest.asset, s.manifest.domain): s.content_hash for s in current_snapshots(self.lake)}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample")
+    write_sample_corpus(folder, documents_per_domain=120)
+    for path in folder.iterdir():
+        if path.is_file() and not path.name.startswith(tuple(DOMAINS)):
+            path.unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> tuple[LocalRun, str]:
+    local_run = LocalRun(tmp_path_factory.mktemp("run") / "home", raw)
+    status, output = local_run.run()
+    assert status == 0, output
+    return local_run, output
+
+
+def test_one_command_publishes_every_asset_and_ends_with_a_table(done: tuple[LocalRun, str]) -> None:
+    local_run, output = done
+    assets = {asset for asset, _ in local_run.hashes()}
+    assert len(assets) == 16
+    assert "SYNTHETIC" in output
+    assert re.search(r"all domains\s+\d+ \(", output)
+    assert re.search(r"\d+ of \d+ found, recall", output)
+    report = Path(re.search(r"^report +(\S+)$", output, re.MULTILINE)[1])  # type: ignore[index]
+    assert "korean_textbook" in report.read_text(encoding="utf-8")
+    assert all(snapshot.verify() == [] for snapshot in current_snapshots(local_run.lake))
+
+
+def test_the_planted_duplicates_were_found_and_nothing_else_was_removed(
+    done: tuple[LocalRun, str],
+) -> None:
+    local_run, _ = done
+    found = local_run.lake.current("duplicate_clusters").manifest.summary["metadata"]
+    assert found["true_pairs"] > 20
+    assert found["pair_recall"] >= 0.99
+    assert found["false_removals"] == 0
+
+
+def test_every_line_is_accounted_for_along_the_way(done: tuple[LocalRun, str]) -> None:
+    local_run, _ = done
+    for domain in DOMAINS:
+        clean, deduped, pruned, shards = (
+            local_run.lake.current(name, domain).manifest.summary["metadata"]
+            for name in ("clean_corpus", "deduped_corpus", "pruned_corpus", "parquet_shards")
+        )
+        assert clean["lines"] == clean["documents"] + clean["removed_documents"] + clean["rejected_lines"]
+        assert (
+            clean["documents"]
+            == deduped["documents_in"]
+            == deduped["documents"] + deduped["removed_documents"]
+        )
+        held_out = deduped["validation_documents"] + deduped["test_documents"]
+        assert deduped["documents"] == deduped["train_documents"] + held_out
+        assert deduped["train_documents"] == pruned["documents"] + pruned["removed_documents"]
+        assert pruned["documents"] == shards["train_documents"]
+
+
+def test_the_merged_model_loads_with_transformers_and_speaks(done: tuple[LocalRun, str]) -> None:
+    local_run, _ = done
+    folder = local_run.lake.current("merged_model").local / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = model.generate(**tokenizer("대한민국", return_tensors="pt"), max_new_tokens=4)
+    assert ids.shape[1] > 4
+
+
+def test_the_report_adds_up_what_every_stage_recorded(done: tuple[LocalRun, str]) -> None:
+    local_run, _ = done
+    report = json.loads((local_run.lake.current("eval_report").local / "report.json").read_bytes())
+    costs = {row["stage"]: row for row in report["cost"]}
+    assert len(costs) == 15
+    adapters = [local_run.lake.current("lora_adapter", domain).manifest.cost for domain in DOMAINS]
+    assert costs["lora_adapter"]["tokens"] == sum(cost.tokens for cost in adapters) > 0
+    assert {cell["model"] for cell in report["perplexity"]} == {"base", "mini", "merged"}
+
+
+def test_a_second_run_publishes_nothing_and_takes_seconds(done: tuple[LocalRun, str]) -> None:
+    local_run, _ = done
+    before = {s.folder.name for s in current_snapshots(local_run.lake)}
+    started = time.process_time(), time.monotonic()
+    status, output = local_run.run()
+    assert status == 0
+    assert {s.folder.name for s in current_snapshots(local_run.lake)} == before
+    assert "✓" not in output
+    assert output.count("unchanged") == len(before)
+    assert time.monotonic() - started[1] < 60
+
+
+def test_only_the_report_notices_a_damaged_test_split(done: tuple[LocalRun, str], tmp_path: Path) -> None:
+    """Everything but the report is computed again from a lake whose test split cannot be read."""
+    finished, _ = done
+    local_run = LocalRun(tmp_path / "home", finished.raw)
+    local_run.kill_after("✓ deduped_corpus[web_data]")
+    for domain in DOMAINS:
+        (local_run.lake.current("deduped_corpus", domain).local / "test.parquet").write_bytes(b"unreadable")
+    status, output = local_run.run()
+    assert status == 1
+    assert "✗ eval_report" in output
+    assert "✗" not in output.replace("✗ eval_report", "")
+    own, undisturbed = local_run.hashes(), finished.hashes()
+    assert own == {key: value for key, value in undisturbed.items() if key[0] != "eval_report"}
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
+    done: tuple[LocalRun, str], tmp_path: Path
+) -> None:
+    finished, _ = done
+    local_run = LocalRun(tmp_path / "home", finished.raw)
+    for line in KILLED_AFTER:
+        local_run.kill_after(line)
+    status, output = local_run.run()
+    assert status == 0, output
+    report = ("eval_report", None)  # holds the time and the cost of its own run
+    assert {key: value for key, value in local_run.hashes().items() if key != report} == {
+        key: value for key, value in finished.hashes().items() if key != report
+    }
+
+
+def test_a_broken_domain_is_named_and_the_others_go_on(done: tuple[LocalRun, str], tmp_path: Path) -> None:
+    finished, _ = done
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for path in finished.raw.iterdir():
+        (raw / path.name).symlink_to(path)
+    (raw / "broken.jsonl").write_text("{\n" * 100)
+    local_run = LocalRun(tmp_path / "home", raw)
+    status, output = local_run.run()
+    assert status == 1
+    assert "✗ clean_corpus[broken]: rejects_within_limit" in output
+    assert "broken.jsonl, line 1: broken JSON" in output
+    assert "failed: broken" in output
+    assert set(local_run.lake.domains("diff_vector")) == set(DOMAINS)
+    assert local_run.lake.find("eval_report") is not None
