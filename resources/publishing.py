@@ -124,7 +124,7 @@ def publish(step: Step, compute: Compute) -> Events:
     """
     current = step.lake.find(step.asset, step.domain)
     if current is not None and current.manifest.fingerprint == step.fingerprint:
-        step.log("inputs, options and code are unchanged: nothing to publish")
+        step.context.log.debug("inputs, options and code are unchanged: nothing to publish")
         yield _result(current, published=False)
         return
     with step.lake.stage(step.asset, step.domain) as staging:

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 from yunmin_assets.automation.workplace import (
     Workplace,
     ensure_sample_corpus,
+    only_run_in,
     own_workplace,
     sample_workplace,
 )
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
+    from dagster._core.execution.plan.objects import StepFailureData
 
     from yunmin_assets.automation.plan import Phase
 
+LOCAL_RUN = "yunmin/local_run"
 TERMINAL: dict[str, Any] = {"loggers": {"terminal": {"config": {}}}}
 
 
@@ -36,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         ensure_sample_corpus(workplace)
     workplace.activate()
     started = time.monotonic()
-    failed = run_graph([name for name in options.domains.split(",") if name])
+    with only_run_in(workplace.home):
+        failed = run_graph([name for name in options.domains.split(",") if name])
     if failed:
         print(
             f"\nfailed: {', '.join(failed)} (see the errors above; mend the cause and run the same command again)"
@@ -69,6 +73,7 @@ def run_graph(domains: list[str]) -> list[str]:
     left, failed = domains or delivered, list[str]()
     with warnings.catch_warnings(), DagsterInstance.get() as instance:
         warnings.simplefilter("ignore")  # Dagster's own notes about in-process execution
+        _close_killed_runs(instance)
         _register(instance, left)
         phases = plan_phases(defs.resolve_asset_graph())
         for number, phase in enumerate(phases, start=1):
@@ -96,6 +101,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _close_killed_runs(instance: "DagsterInstance") -> None:
+    """Fail the runs of a local run that was killed, and give back the pool slots they still hold.
+
+    Nobody else does: a slot of the `gpu` pool that is never given back would keep the next run waiting.
+    """
+    from dagster import DagsterRunStatus, RunsFilter
+
+    unfinished = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.NOT_STARTED]
+    for run in instance.get_runs(RunsFilter(tags={LOCAL_RUN: "true"}, statuses=unfinished)):
+        instance.report_run_failed(run, "the local run was killed")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
 def _register(instance: "DagsterInstance", domains: list[str]) -> None:
     """Make `domains` the partitions of this run; the data of others stays in the lake."""
     for name in instance.get_dynamic_partitions("domain"):
@@ -108,18 +126,24 @@ def _run(defs: "Definitions", instance: "DagsterInstance", phase: "Phase", domai
     result = defs.get_job_def("whole_pipeline").execute_in_process(
         run_config=TERMINAL,
         instance=instance,
+        tags={LOCAL_RUN: "true"},
         asset_selection=list(phase.assets),
         partition_key=domain,
         raise_on_error=False,
     )
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            cause = error.cause if error and error.cause else error
-            print(
-                f"  ✗ {event.step_key}{f'[{domain}]' if domain else ''}: {cause.message.strip() if cause else 'failed'}"
-            )
+            name = f"{event.step_key}[{domain}]" if domain else event.step_key
+            print(f"  ✗ {name}: {_reason(event.step_failure_data)}", flush=True)
     return result.success
+
+
+def _reason(failure: "StepFailureData") -> str:
+    """What went wrong, in the words of the code that refused to go on."""
+    if failure.user_failure_data and failure.user_failure_data.description:
+        return failure.user_failure_data.description
+    error = failure.error.cause if failure.error and failure.error.cause else failure.error
+    return error.message.strip() if error else "failed"
 
 
 def _print_report(workplace: Workplace, seconds: float) -> None:

@@ -58,7 +58,7 @@ def find_changes(root: UPath, seen: Seen, *, now: float) -> Changes:
     Raises:
         RawObjectError: `root` does not exist.
     """
-    objects: dict[str, SeenObject] = Field(default_factory=dict)
+    objects: dict[str, SeenObject] = {}
     contents, changed, unsettled = dict[str, str](), dict[str, str](), list[str]()
     domains = list_domains(root)
     for domain, listing in domains.items():

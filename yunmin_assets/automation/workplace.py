@@ -5,9 +5,12 @@ data/<name>/lake      every snapshot
 data/<name>/dagster   runs and events, so that `make dev` shows what `make demo` did
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +55,24 @@ def own_workplace(raw: str, home: Path | None = None) -> Workplace:
     name = uri.rstrip("/").rsplit("/", 1)[-1]
     default = REPOSITORY / "data" / f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
     return Workplace((home or default).absolute(), uri, is_sample=False)
+
+
+@contextlib.contextmanager
+def only_run_in(home: Path) -> Iterator[None]:
+    """Hold the home folder for one run; the operating system lets go of it when the process dies.
+
+    Raises:
+        SystemExit: another run holds it.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with open(home / "local_run.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SystemExit(
+                f"another run is at work in {home}: wait for it, or choose another --home"
+            ) from error
+        yield
 
 
 def ensure_sample_corpus(workplace: Workplace) -> None:

@@ -158,7 +158,7 @@ def deduped_corpus(context: AssetExecutionContext, lake: Lake, settings: Setting
     yield from publish(step, compute)
 
 
-def _survivors_are_kept(decisions: dict) -> Check:  
+def _survivors_are_kept(decisions: dict) -> Check:
     from yunmin_assets.dedup.clusters import removed_without_survivor
 
     lost = removed_without_survivor(decisions)
