@@ -152,6 +152,36 @@ def test_a_second_run_publishes_nothing_and_takes_seconds(done: tuple[LocalRun, 
     assert time.monotonic() - started[1] < 60
 
 
+@pytest.mark.parametrize(
+    ("job", "partition", "assets"),
+    [
+        ("whole_pipeline", "web_data", 16),
+        ("per_domain_chain", "web_data", 10),
+        ("merge_and_evaluate", None, 3),
+    ],
+)
+def test_the_named_jobs_run_and_find_nothing_to_do(
+    done: tuple[LocalRun, str], job: str, partition: str | None, assets: int
+) -> None:
+    local_run, _ = done
+    before = {s.folder.name for s in current_snapshots(local_run.lake)}
+    command = [str(Path(sys.executable).with_name("dg")), "launch", "--job", job]
+    command += ["--partition", partition] if partition else []
+    environment = os.environ | {
+        "YUNMIN_CONFIG": str(local_run.config),
+        "YUNMIN_RAW": str(local_run.raw),
+        "YUNMIN_LAKE": local_run.lake.uri,
+        "YUNMIN_EXECUTOR": "in_process",
+        "DAGSTER_HOME": str(local_run.home / "dagster"),
+    }
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "RUN_SUCCESS" in result.stderr + result.stdout
+    assert (result.stderr + result.stdout).count(" - ASSET_MATERIALIZATION - ") == assets
+    assert {s.folder.name for s in current_snapshots(local_run.lake)} == before
+
+
 def test_only_the_report_notices_a_damaged_test_split(done: tuple[LocalRun, str], tmp_path: Path) -> None:
     """Everything but the report is computed again from a lake whose test split cannot be read."""
     finished, _ = done
