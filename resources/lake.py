@@ -34,6 +34,7 @@ from pydantic import Field
 from upath import UPath
 
 from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.files import flush, sha256_of
 
 MANIFEST = "manifest.json"
 POINTER = "current.json"
@@ -42,7 +43,6 @@ WORK = "_work"
 DAY = 24 * 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-_HASH_BLOCK = 1 << 20
 
 
 class LakeError(RuntimeError):
@@ -133,7 +133,7 @@ class Snapshot:
             path = self.folder / entry.name
             if not path.exists():
                 problems.append(f"{path}: missing")
-            elif (found := _sha256(path)) != entry.sha256:
+            elif (found := sha256_of(path)) != entry.sha256:
                 problems.append(f"{path}: SHA-256 is {found}, the manifest says {entry.sha256}")
         return problems
 
@@ -144,7 +144,7 @@ class Snapshot:
             path = part / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
             self.folder.fs.get_file((self.folder / entry.name).path, str(path))
-            if _sha256(UPath(path)) != entry.sha256:
+            if sha256_of(path) != entry.sha256:
                 raise LakeError(
                     f"{self.folder / entry.name} differs from its manifest: it was changed or cut short"
                 )
@@ -342,8 +342,8 @@ class Lake(ConfigurableResource):
         if _is_local(staging.target):
             for folder, _, names in os.walk(staging.folder):
                 for name in names:
-                    _flush(Path(folder) / name)
-                _flush(Path(folder))
+                    flush(Path(folder) / name)
+                flush(Path(folder))
             return
         for file in files:
             staging.target.fs.put_file(str(staging.folder / file.name), (staging.target / file.name).path)
@@ -398,9 +398,7 @@ def _describe_file(path: Path, name: str) -> FileEntry:
         with pq.ParquetFile(path) as parquet:
             rows = parquet.metadata.num_rows
             columns = {field.name: str(field.type) for field in _fields(parquet.schema_arrow)}
-    return FileEntry(
-        name=name, bytes=path.stat().st_size, sha256=_sha256(UPath(path)), rows=rows, columns=columns
-    )
+    return FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256_of(path), rows=rows, columns=columns)
 
 
 def _fields(schema: pa.Schema) -> list[pa.Field]:
@@ -410,14 +408,6 @@ def _fields(schema: pa.Schema) -> list[pa.Field]:
 def _content_hash(files: list[FileEntry]) -> str:
     listing = json.dumps([[file.name, file.sha256] for file in files])
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _sha256(path: UPath) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_whole(path: UPath, content: bytes) -> None:
@@ -432,15 +422,7 @@ def _write_whole(path: UPath, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, target)
-    _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(target.parent)
 
 
 def _last_change(path: UPath) -> float:

@@ -57,6 +57,6 @@ def _wait_until_it_answers(url: str) -> None:
         try:
             urllib.request.urlopen(url, timeout=1)
             return
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
     raise TimeoutError(f"nothing answers at {url}")

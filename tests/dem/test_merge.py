@@ -163,7 +163,7 @@ def test_a_sum_that_leaves_the_range_names_the_tensor_and_leaves_nothing(mamba2,
 def test_folders_that_cannot_be_used_say_why(mamba2, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    with pytest.raises(FileExistsError, match="used is not empty"):
+    with pytest.raises(FileExistsError, match="used already holds something"):
         merge_checkpoints(mamba2.base, mamba2.diffs, WEIGHTS, tmp_path / "used")
     with pytest.raises(FileNotFoundError, match="convert the weights to safetensors"):
         merge_checkpoints(tmp_path, mamba2.diffs, WEIGHTS, tmp_path / "merged")

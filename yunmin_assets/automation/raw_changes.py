@@ -5,7 +5,6 @@ domain counts as changed only when some object's SHA-256 did. An object that was
 left for the next look, because its writer may not have finished.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 
 from pydantic import Field
@@ -13,9 +12,9 @@ from upath import UPath
 
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.corpus.raw import Listing, content_of, list_domains, relative_name
+from yunmin_assets.files import sha256_of
 
 SETTLE_SECONDS = 2.0
-_BLOCK = 1 << 20
 
 
 class SeenObject(ConfigModel):
@@ -82,7 +81,7 @@ def _look(root: UPath, listing: Listing, seen: Seen) -> dict[str, SeenObject]:
         before = seen.objects.get(name)
         is_known = before is not None and before.stamp == stamp
         found[name] = (
-            before if before is not None and is_known else SeenObject(stamp=stamp, sha256=_sha256(path))
+            before if before is not None and is_known else SeenObject(stamp=stamp, sha256=sha256_of(path))
         )
     return found
 
@@ -99,11 +98,3 @@ def _is_settled(listing: Listing, now: float) -> bool:
 
 def _belongs(name: str, domain: str) -> bool:
     return name.startswith((f"{domain}/", f"{domain}."))
-
-
-def _sha256(path: UPath) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -10,10 +10,10 @@ seeded order and can stop and go on at any row. Any Parquet tool opens the files
 The names below are imported on first use, so that reading a configuration does not import torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from yunmin_assets.columnar.config import PackConfig, TokenizerConfig
+from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from yunmin_assets.columnar.document_shards import write_document_shards
@@ -60,8 +60,4 @@ _MODULE_OF = {
     "write_document_shards": "document_shards",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULE_OF)

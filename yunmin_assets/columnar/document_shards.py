@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from yunmin_assets.columnar.manifest import shard_name
-from yunmin_assets.columnar.output_folder import output_folder
 from yunmin_assets.documents import DOCUMENT_SCHEMA, ROW_GROUP_DOCUMENTS, write_documents
+from yunmin_assets.files import new_folder
 
 DOCUMENTS_PER_SHARD = 64 * ROW_GROUP_DOCUMENTS
 TOKEN_COUNT_FIELD = pa.field("n_tokens", pa.int32(), nullable=False)
@@ -42,7 +42,7 @@ def write_document_shards(documents: pa.Table, token_counts: Sequence[int], fold
         raise ValueError(f"documents lack the columns {missing}")
     table = documents.select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA)
     table = table.append_column(TOKEN_COUNT_FIELD, pa.array(token_counts, TOKEN_COUNT_FIELD.type))
-    with output_folder(folder) as part:
+    with new_folder(folder) as part:
         starts = range(0, max(table.num_rows, 1), DOCUMENTS_PER_SHARD)
         names = [shard_name(number) for number in range(len(starts))]
         for name, start in zip(names, starts, strict=True):

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.files import sha256_of
 from yunmin_assets.progress import Log, Progress, silent
 
 MANIFEST_FILE = "manifest.json"
@@ -96,15 +97,9 @@ def verify_packed(folder: Path, log: Log = silent) -> PackManifest:
     manifest = PackManifest.read(folder)
     with Progress(log, "shards", len(manifest.files)) as progress:
         for entry in manifest.files:
-            if file_sha256(folder / entry.name) != entry.sha256:
+            if sha256_of(folder / entry.name) != entry.sha256:
                 raise ValueError(
                     f"{folder / entry.name}: the file's SHA-256 is not the one in {MANIFEST_FILE}"
                 )
             progress.advance()
     return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal text."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

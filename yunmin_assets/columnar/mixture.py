@@ -9,12 +9,11 @@ import pyarrow.parquet as pq
 
 from yunmin_assets.columnar.config import PackConfig
 from yunmin_assets.columnar.loader import PackedDataset
+from yunmin_assets.columnar.manifest import MANIFEST_FILE
 from yunmin_assets.columnar.packing import pack_documents
 from yunmin_assets.columnar.tokenizer import tokenize_documents, tokenizer_hash
 from yunmin_assets.documents import ROW_GROUP_DOCUMENTS
 from yunmin_assets.progress import Log, silent
-
-MANIFEST_FILE = "manifest.json"
 
 
 def mixture_batches(

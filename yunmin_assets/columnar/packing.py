@@ -21,10 +21,10 @@ from numpy.typing import ArrayLike
 
 from yunmin_assets.columnar.config import PackConfig
 from yunmin_assets.columnar.manifest import PackManifest
-from yunmin_assets.columnar.output_folder import output_folder
 from yunmin_assets.columnar.rows import RowCutter, RowLayout
 from yunmin_assets.columnar.shard_writer import ShardWriter
 from yunmin_assets.columnar.shuffling import external_shuffle
+from yunmin_assets.files import new_folder
 from yunmin_assets.progress import Log, silent, track
 
 SCRATCH_FOLDER = "shuffle"
@@ -57,7 +57,7 @@ def pack_documents(
     """
     layout = RowLayout.of(config)
     cutter = RowCutter(config, layout)
-    with output_folder(out) as part:
+    with new_folder(out) as part:
         shuffled = external_shuffle(
             cutter.blocks(track(token_documents, log, "documents")),
             seed=config.seed,

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from yunmin_assets.columnar.config import PackConfig
-from yunmin_assets.columnar.manifest import ShardEntry, file_sha256, shard_name
+from yunmin_assets.columnar.manifest import ShardEntry, shard_name
 from yunmin_assets.columnar.rows import RowLayout
+from yunmin_assets.files import sha256_of
 
 ZSTD_LEVEL = 3
 TOKENS, DOC_START, DOMAIN = "tokens", "doc_start", "domain"
@@ -106,7 +107,7 @@ class ShardWriter:
 
 def _close(writer: pq.ParquetWriter, path: Path, rows: int) -> ShardEntry:
     writer.close()
-    return ShardEntry(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=file_sha256(path))
+    return ShardEntry(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _regroup(

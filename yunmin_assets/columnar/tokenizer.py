@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from yunmin_assets.columnar.config import TokenizerConfig
-from yunmin_assets.columnar.output_folder import output_folder
+from yunmin_assets.files import new_folder
 from yunmin_assets.progress import Log, silent, track
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -57,7 +57,7 @@ def train_tokenizer(
             `tokenizer.json`.
         FileExistsError: `out_dir` already holds something.
     """
-    with output_folder(out_dir) as part:
+    with new_folder(out_dir) as part:
         if config.path is not None:
             documents, tokenizer = 0, _existing_tokenizer(config.path)
         else:

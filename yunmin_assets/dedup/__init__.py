@@ -12,10 +12,10 @@ Who wants to go deeper: `normalize` and `shingles` define what is compared, `ker
 is the whole; `recall` scores it against a known truth.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from yunmin_assets.dedup.config import DedupConfig
+from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from yunmin_assets.dedup.decisions import DECISION_SCHEMA, decide, deduplicate
@@ -61,9 +61,4 @@ __all__ = [
     "write_signatures",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import the kernels only when somebody uses them (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULES)

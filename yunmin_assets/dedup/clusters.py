@@ -46,7 +46,9 @@ def decide_over_domains(
         ValueError: signatures and documents do not belong together, or an id is repeated in a domain.
     """
     documents = pa.concat_tables([_qualified(domain, folder) for domain, folder in clean_folders.items()])
-    signatures = _joined([read_signatures(folder, config) for folder in signature_folders.values()])
+    signatures = Signatures.concatenate(
+        [read_signatures(folder, config) for folder in signature_folders.values()]
+    )
     decisions = decide(documents, signatures, config, log=log)
     by_domain = decisions_by_domain(decisions, documents["domain"])
     out.mkdir(parents=True)
@@ -111,13 +113,3 @@ def _qualified(domain: str, folder: Path) -> pa.Table:
     table = read_documents(document_files(folder), columns=["id", "text"])
     domains = pa.chunked_array([pa.array([domain] * table.num_rows, pa.string())])
     return pa.table({"id": qualify_ids(domain, table["id"]), "text": table["text"], "domain": domains})
-
-
-def _joined(parts: list[Signatures]) -> Signatures:
-    return Signatures(
-        minhash=np.concatenate([part.minhash for part in parts]),
-        shingles=np.concatenate([part.shingles for part in parts]),
-        characters=np.concatenate([part.characters for part in parts]),
-        text_hash=np.concatenate([part.text_hash for part in parts]),
-        band_keys=np.concatenate([part.band_keys for part in parts], axis=1),
-    )

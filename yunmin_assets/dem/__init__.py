@@ -5,10 +5,10 @@ The project's brief spells DEM out as "Data Efficiency Method"; the method is th
 here.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, WeightsConfig
+from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from yunmin_assets.dem.adapter import train_adapter
@@ -41,9 +41,4 @@ __all__ = [
     "train_adapter",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import torch, transformers and peft only when a name that needs them is used (PEP 562)."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULE_OF)

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from yunmin_assets.dem.config import LoraConfig
 from yunmin_assets.dem.weight_files import WeightFiles
+from yunmin_assets.files import new_folder
 from yunmin_assets.language_model.architecture import load_model, lora_target_modules
-from yunmin_assets.language_model.folders import new_folder
 from yunmin_assets.language_model.training import Batches, TrainingResult, train
 from yunmin_assets.progress import Log, silent
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from yunmin_assets.dem.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE
 from yunmin_assets.dem.weight_files import TensorSpec, WeightFiles, read_header, write_tensors
-from yunmin_assets.language_model.folders import new_folder
+from yunmin_assets.files import new_folder
 from yunmin_assets.progress import Log, silent, track
 
 TENSORS_FILE = "difference.safetensors"

@@ -14,7 +14,7 @@ import torch
 
 from yunmin_assets.dem.difference import Difference
 from yunmin_assets.dem.weight_files import INDEX_FILE, WeightFiles, write_tensors
-from yunmin_assets.language_model.folders import new_folder
+from yunmin_assets.files import new_folder
 from yunmin_assets.language_model.tokenizer import copy_tokenizer
 from yunmin_assets.progress import Log, Progress, silent
 

@@ -5,10 +5,10 @@
 The names below are imported on first use, so that reading a configuration stays cheap.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from yunmin_assets.evaluation.config import EvaluationConfig
+from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from yunmin_assets.evaluation.model import (
@@ -79,8 +79,4 @@ _MODULE_OF = {
     "write_report": "report",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULE_OF)

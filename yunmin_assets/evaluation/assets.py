@@ -16,6 +16,7 @@ from resources.publishing import Check, Events, Markdown, Outcome, Step, check_s
 from resources.settings import REPOSITORY, PipelineConfig, Settings
 from resources.upstream import require_made_from
 from yunmin_assets.documents import read_documents, split_path
+from yunmin_assets.files import sha256_of
 
 if TYPE_CHECKING:
     from yunmin_assets.evaluation.model import PerplexityCell, Report
@@ -101,7 +102,7 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
             for name, by in lineage.by_domain.items()
             for domain, item in by.items()
         },
-        "prompts": _sha256(prompts),
+        "prompts": sha256_of(prompts),
     }
     bytes_in = sum(file.bytes for file in tested.values())
     step = Step(context, lake, inputs, pipeline.evaluation.model_dump(mode="json"), bytes_in=bytes_in)
@@ -275,9 +276,3 @@ def _describe(report: "Report", sentence: str) -> Outcome:
         ),
     )
     return Outcome(summary, checks, tokens=sum(cell.tokens for cell in report.perplexity))
-
-
-def _sha256(path: Path) -> str:
-    from yunmin_assets.evaluation.collect import file_hash
-
-    return file_hash(path.read_bytes())

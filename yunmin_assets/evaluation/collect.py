@@ -1,6 +1,5 @@
 """What other stages recorded about themselves, as rows of the report."""
 
-import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,13 +115,3 @@ def software_versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def short_hash(content_hash: str) -> str:
-    """The first twelve hexadecimal digits, enough to tell snapshots apart."""
-    return content_hash[:12]
-
-
-def file_hash(content: bytes) -> str:
-    """SHA-256 of a file's content, as hexadecimal text."""
-    return hashlib.sha256(content).hexdigest()

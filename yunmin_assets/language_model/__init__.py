@@ -3,10 +3,10 @@
 Shared by the pruning stage (reference models), the DEM stage (base model, adapters) and the evaluation.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
+from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from yunmin_assets.language_model.architecture import build_model, load_model, lora_target_modules
@@ -41,9 +41,4 @@ __all__ = [
     "train_from_scratch",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import torch and transformers only when a name that needs them is used (PEP 562)."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULE_OF)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from yunmin_assets.language_model.folders import flush
+from yunmin_assets.files import flush
 
 FILE_NAME = "latest.safetensors"
 METADATA_KEY = "state"  # a single key, because safetensors writes several in no fixed order

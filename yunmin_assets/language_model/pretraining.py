@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from yunmin_assets.files import new_folder
 from yunmin_assets.language_model.architecture import build_model
 from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
-from yunmin_assets.language_model.folders import new_folder
 from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer
 from yunmin_assets.language_model.training import Batches, TrainingResult, train
 from yunmin_assets.progress import Log, silent

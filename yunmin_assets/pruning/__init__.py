@@ -1,8 +1,8 @@
 """Perplexity pruning with small reference models (arXiv 2405.20541)."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from yunmin_assets.lazy_exports import lazy_exports
 from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig
 
 if TYPE_CHECKING:
@@ -32,9 +32,4 @@ __all__ = [
     "train_reference_model",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import torch and transformers only when a name that needs them is used (PEP 562)."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+__getattr__ = lazy_exports(__name__, _MODULE_OF)

@@ -7,17 +7,13 @@ with its exact resemblance. Nobody wrote or said these texts: every document say
 and CC0-1.0.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from yunmin_assets.corpus.sample.writer import SampleSummary, write_sample_corpus
 
 __all__ = ["SampleSummary", "write_sample_corpus"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from yunmin_assets.corpus.sample import writer
-
-        return getattr(writer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, dict.fromkeys(__all__, "writer"))
