@@ -29,9 +29,14 @@ class Compute(ConfigurableResource):
 
         if self.device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("compute.device is 'cuda' but no CUDA device is visible: use 'auto' or 'cpu'")
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(_usable_cores())
         _keep_freed_memory()
         use_device(None if self.device == "auto" else self.device)
+
+
+def _usable_cores() -> int:
+    """Cores this process may use; macOS cannot tell, so there it is all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keep_freed_memory() -> None:

@@ -14,6 +14,7 @@ Price: every published file is read once more for its SHA-256, and is flushed to
 
 import contextlib
 import datetime as dt
+import fcntl
 import hashlib
 import json
 import os
@@ -145,6 +146,7 @@ class Snapshot:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.folder.fs.get_file((self.folder / entry.name).path, str(path))
             if sha256_of(path) != entry.sha256:
+                shutil.rmtree(part)
                 raise LakeError(
                     f"{self.folder / entry.name} differs from its manifest: it was changed or cut short"
                 )
@@ -225,7 +227,8 @@ class Lake(ConfigurableResource):
         target = self._home(asset, domain) / f"{now}-{uuid.uuid4().hex[:8]}"
         if _is_local(target):
             target.mkdir(parents=True)
-            yield Staging(target, Path(target.path))
+            with _in_use(Path(target.path)):
+                yield Staging(target, Path(target.path))
         else:
             with tempfile.TemporaryDirectory(prefix="yunmin-stage-") as folder:
                 yield Staging(target, Path(folder))
@@ -295,7 +298,7 @@ class Lake(ConfigurableResource):
             folder
             for home in homes
             for folder in self._folders(home)
-            if not (folder / MANIFEST).exists() and _last_change(folder) < before
+            if not (folder / MANIFEST).exists() and _last_change(folder) < before and not _is_in_use(folder)
         ]
         for home in homes:
             for path in home.iterdir():
@@ -319,7 +322,8 @@ class Lake(ConfigurableResource):
         """Remove garbage and, when `keep` is given, superseded snapshots; return what was removed."""
         removed = self.garbage(older_than=older_than)
         if keep is not None:
-            removed = removed + self.superseded(keep=keep)
+            before = time.time() - older_than
+            removed = removed + [path for path in self.superseded(keep=keep) if _last_change(path) < before]
         for path in removed:
             path.fs.rm(path.path, recursive=True)
         return removed
@@ -356,6 +360,8 @@ def open_uri(uri: str, endpoint_url: str | None = None) -> UPath:
         if endpoint_url:
             options["client_kwargs"] = {"endpoint_url": endpoint_url}
         return UPath(uri, **options)
+    if "://" in uri:
+        raise ValueError(f"{uri}: only local folders and s3:// are supported")
     return UPath(Path(uri).expanduser().absolute())
 
 
@@ -408,6 +414,34 @@ def _fields(schema: pa.Schema) -> list[pa.Field]:
 def _content_hash(files: list[FileEntry]) -> str:
     listing = json.dumps([[file.name, file.sha256] for file in files])
     return hashlib.sha256(listing.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Mark a staging folder as being written; remove it when writing fails. A killed process lets go of it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_in_use(folder: UPath) -> bool:
+    """Whether a living process is writing a staging folder, however long ago it wrote last."""
+    if not _is_local(folder):
+        return False  # a remote folder is staged locally and only uploaded at the end
+    descriptor = os.open(folder.path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _write_whole(path: UPath, content: bytes) -> None:

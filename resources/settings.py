@@ -3,15 +3,15 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import yaml
 from dagster import ConfigurableResource
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from upath import UPath
 
 from resources.lake import Snapshot, open_uri
-from yunmin_assets.columnar.config import PackConfig, TokenizerConfig
+from yunmin_assets.columnar.config import PackConfig, PackOptions, TokenizerConfig
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.corpus.config import CorpusConfig
 from yunmin_assets.dedup.config import DedupConfig
@@ -38,8 +38,7 @@ class PipelineConfig(ConfigModel):
     tokenizer: TokenizerConfig = TokenizerConfig()
     reference_model: ReferenceConfig = ReferenceConfig()
     pruning: PruningConfig = PruningConfig()
-    pack: dict[str, Any] = Field(default_factory=dict)
-    """Options of `PackConfig`; the vocabulary and the end-of-text token come from the tokenizer."""
+    pack: PackOptions = PackOptions()
     base_model: BaseModelConfig = BaseModelConfig()
     lora_adapter: LoraConfig = LoraConfig()
     domain_weights: WeightsConfig = WeightsConfig()
@@ -69,7 +68,9 @@ class Settings(ConfigurableResource):
         """The layout of packed rows for a published tokenizer."""
         vocabulary = tokenizer.manifest.summary["metadata"]
         return PackConfig(
-            **self.pipeline.pack, vocab_size=vocabulary["vocab_size"], eos_id=vocabulary["eos_id"]
+            **self.pipeline.pack.model_dump(),
+            vocab_size=vocabulary["vocab_size"],
+            eos_id=vocabulary["eos_id"],
         )
 
     def raw_root(self) -> UPath:
@@ -96,7 +97,23 @@ def load_pipeline_config(path: Path) -> PipelineConfig:
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise ValueError(f"{path}: {places}") from error
-    return config.model_copy(update={"raw": _absolute(config.raw), "lake": _absolute(config.lake)})
+    return config.model_copy(
+        update={
+            "raw": _absolute(config.raw),
+            "lake": _absolute(config.lake),
+            "tokenizer": _with_absolute_path(config.tokenizer),
+            "base_model": _with_absolute_path(config.base_model),
+        }
+    )
+
+
+PathConfig = TypeVar("PathConfig", TokenizerConfig, BaseModelConfig)
+
+
+def _with_absolute_path(config: PathConfig) -> PathConfig:
+    return (
+        config.model_copy(update={"path": REPOSITORY / config.path.expanduser()}) if config.path else config
+    )
 
 
 def _absolute(uri: str) -> str:

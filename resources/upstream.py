@@ -4,14 +4,16 @@ A blocking check guards one run. An asset over all domains reads what other runs
 here, in code: on snapshots that exist and were made from one another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dagster import AssetExecutionContext
 
-from resources.lake import Lake, LakeError, Snapshot
+from resources.lake import Lake, LakeError, Snapshot, check_domain
 from resources.publishing import Check
 from yunmin_assets.partitions import domain_partitions
+
+Requirement = Callable[[str], tuple[str, str | None]]
 
 EVERY_DOMAIN_PRESENT = {"every_domain_present": "Every registered domain took part."}
 
@@ -30,7 +32,7 @@ class Upstream:
         """The non-blocking check `every_domain_present`."""
         found = "every registered domain took part"
         if self.missing:
-            found = f"without {', '.join(self.missing)}: {self.asset} is not materialized there"
+            found = f"without {', '.join(self.missing)}: {self.asset} is absent or out of date there"
         return Check("every_domain_present", not self.missing, found, blocking=False)
 
     def hashes(self, file: str | None = None) -> dict[str, str]:
@@ -40,30 +42,46 @@ class Upstream:
             for domain, snapshot in self.snapshots.items()
         }
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of all snapshots."""
-        return sum(snapshot.bytes for snapshot in self.snapshots.values())
+    def bytes(self, file: str | None = None) -> int:
+        """Bytes of the whole snapshots or of one file in each."""
+        return sum(item.file(file).bytes if file else item.bytes for item in self.snapshots.values())
 
 
-def over_all_domains(context: AssetExecutionContext, lake: Lake, asset: str) -> Upstream:
-    """The current snapshots of `asset` for every registered domain that has one.
+def over_all_domains(
+    context: AssetExecutionContext, lake: Lake, asset: str, *, made_from: Requirement | None = None
+) -> Upstream:
+    """The current snapshots of `asset` for every registered domain that has a usable one.
 
-    A registered domain without a snapshot is left out and reported: one broken delivery must not stop the
-    other domains.
+    A registered domain without one is left out and reported: a broken delivery must not stop the others.
+
+    Args:
+        asset: name of a partitioned asset.
+        made_from: domain → the input a usable snapshot was made from, as (input name, content hash).
 
     Raises:
-        LakeError: no registered domain has a snapshot.
+        LakeError: no registered domain has a usable snapshot.
     """
     registered = sorted(context.instance.get_dynamic_partitions(str(domain_partitions.name)))
-    found = {domain: lake.find(asset, domain) for domain in registered}
+    found = {domain: _usable(lake, asset, domain, made_from) for domain in registered}
     snapshots = {domain: snapshot for domain, snapshot in found.items() if snapshot is not None}
     missing = tuple(domain for domain, snapshot in found.items() if snapshot is None)
     if not snapshots:
         raise LakeError(f"{asset} is not materialized in any of the {len(registered)} registered domains")
     if missing:
-        context.log.warning(f"{asset} is not materialized in {', '.join(missing)}: going on without")
+        context.log.warning(f"{asset} is absent or out of date in {', '.join(missing)}: going on without")
     return Upstream(asset, snapshots, missing)
+
+
+def _usable(lake: Lake, asset: str, domain: str, made_from: Requirement | None) -> Snapshot | None:
+    try:
+        check_domain(domain)  # a partition may be added by hand under any name
+    except ValueError:
+        return None
+    snapshot = lake.find(asset, domain)
+    if snapshot is None or made_from is None:
+        return snapshot
+    input_name, content_hash = made_from(domain)
+    return snapshot if snapshot.manifest.inputs.get(input_name) == content_hash else None
 
 
 def require_made_from(snapshot: Snapshot, input_name: str, content_hash: str) -> None:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from yunmin_assets.columnar import DamagedFileError, PackConfig, PackedDataset, PackManifest, pack_documents
+from yunmin_assets.columnar.loader import IGNORED_LABEL
 
 
 def rows_of(batch):
-    """A batch's rows as tuples of seq_len + 1 tokens."""
-    joined = torch.cat([batch["input_ids"], batch["labels"][:, -1:]], dim=1)
+    """A batch's rows as tuples of seq_len + 1 tokens; a masked label stands for the end-of-text token 0."""
+    joined = torch.cat([batch["input_ids"], batch["labels"][:, -1:].clamp(min=0)], dim=1)
     return [tuple(row) for row in joined.tolist()]
 
 
@@ -51,6 +52,14 @@ def test_a_batch_has_int64_inputs_and_shifted_labels(packed):
     assert batch["input_ids"].dtype == batch["labels"].dtype == torch.int64
     assert torch.equal(batch["labels"][:, :-1], batch["input_ids"][:, 1:])
     assert batch["domain"] == ["novels"] * 8
+
+
+def test_padding_is_never_predicted_and_everything_else_is(tmp_path):
+    manifest = pack_documents([[5, 6], [7]], tmp_path / "data", PackConfig(seq_len=6, vocab_size=10))
+    (batch,) = PackedDataset(tmp_path / "data")
+    assert batch["input_ids"].tolist() == [[5, 6, 0, 7, 0, 0]]
+    assert batch["labels"].tolist() == [[6, 0, 7, 0, IGNORED_LABEL, IGNORED_LABEL]]
+    assert manifest.padding_tokens == 2
 
 
 def test_masking_labels_in_place_leaves_the_inputs_alone(packed):

@@ -30,7 +30,7 @@ def test_an_output_folder_in_use_is_refused_before_training(tmp_path):
     tokenizer = save_toy_tokenizer(tmp_path / "tokenizer")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "something").touch()
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match="already holds something"):
         train_from_scratch(
             toy_batches(tokenizer, "law"),
             MODEL,

@@ -224,3 +224,17 @@ def test_a_workspace_outlives_the_process_and_goes_when_it_is_dropped(local_lake
     assert not list(local_lake.workspace("lora_adapter", "law", "f2").iterdir())
     local_lake.drop_workspaces("lora_adapter", "law")
     assert not list(local_lake.workspace("lora_adapter", "law", "f1").iterdir())
+
+
+def test_a_folder_that_is_being_written_is_never_garbage_however_old(local_lake: Lake) -> None:
+    with local_lake.stage("clean_corpus", "law") as staging:
+        assert local_lake.garbage(older_than=-1) == []
+        (staging.folder / "a.txt").write_text("still writing")
+    assert [path.name for path in local_lake.garbage(older_than=-1)] == [staging.target.name]
+
+
+def test_a_publisher_that_fails_leaves_nothing_behind(local_lake: Lake) -> None:
+    with pytest.raises(RuntimeError), local_lake.stage("clean_corpus", "law") as staging:
+        (staging.folder / "a.txt").write_text("half")
+        raise RuntimeError
+    assert not staging.folder.exists()

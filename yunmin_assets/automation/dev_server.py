@@ -4,13 +4,19 @@ import os
 import sys
 from pathlib import Path
 
-from yunmin_assets.automation.workplace import REPOSITORY, ensure_sample_corpus, sample_workplace
+from yunmin_assets.automation.workplace import (
+    REPOSITORY,
+    ensure_sample_corpus,
+    only_run_in,
+    sample_workplace,
+)
 
 
 def main() -> None:
     """Write the sample corpus if it is absent and become `dagster dev`."""
     workplace = sample_workplace()
-    ensure_sample_corpus(workplace)
+    with only_run_in(workplace.home):
+        ensure_sample_corpus(workplace)
     workplace.activate()
     os.chdir(REPOSITORY)
     dagster = Path(sys.executable).with_name("dagster")

@@ -35,16 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the graph and print its summary; the exit status."""
     options = _parse(arguments)
     workplace = own_workplace(options.raw, options.home) if options.raw else sample_workplace(options.home)
-    if workplace.is_sample:
-        ensure_sample_corpus(workplace)
     workplace.activate()
     started = time.monotonic()
     with only_run_in(workplace.home):
-        failed = run_graph([name for name in options.domains.split(",") if name])
+        if workplace.is_sample:
+            ensure_sample_corpus(workplace)
+        failed = run_graph([name.strip() for name in options.domains.split(",") if name.strip()])
     if failed:
         print(
             f"\nfailed: {', '.join(failed)} (see the errors above; mend the cause and run the same command again)"
         )
+        print("the table below is that of the last report, which may be older than this run")
     _print_report(workplace, time.monotonic() - started)
     return 1 if failed else 0
 
@@ -62,15 +63,20 @@ def run_graph(domains: list[str]) -> list[str]:
 
     from definitions import defs, settings
     from yunmin_assets.automation.plan import plan_phases
-    from yunmin_assets.corpus.raw import list_domains
+    from yunmin_assets.corpus.raw import SUFFIXES, RawObjectError, list_domains
 
-    delivered = list(list_domains(settings.raw_root()))
+    root = settings.raw_root()
+    try:
+        delivered = list(list_domains(root))
+    except RawObjectError as error:
+        raise SystemExit(str(error)) from error
+    if not delivered:
+        raise SystemExit(f"nothing to read in {root}: name the files <domain>{' or <domain>'.join(SUFFIXES)}")
     if unknown := sorted(set(domains) - set(delivered)):
-        there = ", ".join(delivered)
         raise SystemExit(
-            f"no raw objects for {', '.join(unknown)} in {settings.raw_root()}: there are {there}"
+            f"no raw objects for {', '.join(unknown)} in {root}: there are {', '.join(delivered)}"
         )
-    left, failed = domains or delivered, list[str]()
+    left, failed = _with_usable_names(domains or delivered)
     with warnings.catch_warnings(), DagsterInstance.get() as instance:
         warnings.simplefilter("ignore")  # Dagster's own notes about in-process execution
         _close_killed_runs(instance)
@@ -99,6 +105,20 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--home", type=Path, help="folder of the lake and the run history (default: data/<name>)"
     )
     return parser.parse_args(arguments)
+
+
+def _with_usable_names(domains: list[str]) -> tuple[list[str], list[str]]:
+    """The domains whose names can be used, and those that cannot, which are reported."""
+    from resources.lake import check_domain
+
+    usable, refused = list[str](), list[str]()
+    for domain in domains:
+        try:
+            usable.append(check_domain(domain))
+        except ValueError as error:
+            print(f"  ✗ {error}", flush=True)
+            refused.append(domain)
+    return usable, refused
 
 
 def _close_killed_runs(instance: "DagsterInstance") -> None:

@@ -23,6 +23,7 @@ class SeenObject(ConfigModel):
     stamp: str
     """Size and modification time, or the ETag of a remote object."""
     sha256: str
+    """SHA-256, or the ETag of a remote object."""
 
 
 class Seen(ConfigModel):
@@ -79,11 +80,16 @@ def _look(root: UPath, listing: Listing, seen: Seen) -> dict[str, SeenObject]:
     for path in listing.objects:
         name, stamp = relative_name(root, path), _stamp(path)
         before = seen.objects.get(name)
-        is_known = before is not None and before.stamp == stamp
-        found[name] = (
-            before if before is not None and is_known else SeenObject(stamp=stamp, sha256=sha256_of(path))
-        )
+        if before is not None and before.stamp == stamp:
+            found[name] = before
+        else:
+            found[name] = SeenObject(stamp=stamp, sha256=_content(path))
     return found
+
+
+def _content(path: UPath) -> str:
+    """What tells contents apart: SHA-256 of a local file, the ETag of a remote object (which is not fetched)."""
+    return str(path.fs.info(path.path).get("ETag") or sha256_of(path))
 
 
 def _stamp(path: UPath) -> str:

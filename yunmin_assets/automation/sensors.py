@@ -36,27 +36,29 @@ def raw_folder_sensor(context: SensorEvaluationContext, lake: Lake, settings: Se
         changes = find_changes(settings.raw_root(), seen, now=time.time())
     except RawObjectError as error:
         return SensorResult(skip_reason=str(error))
-    valid, invalid = _split_by_name(changes)
+    refused = {domain: reason for domain in changes.seen.contents if (reason := _why_refused(domain))}
+    changed = {domain: content for domain, content in changes.changed.items() if domain not in refused}
     requested = {
-        domain: content for domain, content in valid.items() if not _is_published(lake, domain, content)
+        domain: content for domain, content in changed.items() if not _is_published(lake, domain, content)
     }
-    new = sorted(set(valid) - set(context.instance.get_dynamic_partitions("domain")))
+    known = context.instance.get_dynamic_partitions("domain")
+    new = sorted(set(changes.seen.contents) - set(refused) - set(known))
+    for reason in refused.values():
+        context.log.warning(reason)
     return SensorResult(
         run_requests=[_request(lake, domain, content) for domain, content in requested.items()],
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
         cursor=changes.seen.model_dump_json(),
-        skip_reason=None if requested else _reason(changes, invalid),
+        skip_reason=None if requested else _reason(changes, list(refused.values())),
     )
 
 
-def _split_by_name(changes: Changes) -> tuple[dict[str, str], list[str]]:
-    valid, invalid = {}, []
-    for domain, content in changes.changed.items():
-        try:
-            valid[check_domain(domain)] = content
-        except ValueError as error:
-            invalid.append(str(error))
-    return valid, invalid
+def _why_refused(domain: str) -> str | None:
+    try:
+        check_domain(domain)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _is_published(lake: Lake, domain: str, content: str) -> bool:

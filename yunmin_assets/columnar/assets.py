@@ -11,6 +11,7 @@ from resources.publishing import Check, Events, Markdown, Outcome, Step, check_s
 from resources.settings import Settings
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains
 from yunmin_assets.documents import iterate_texts, read_documents, split_path
+from yunmin_assets.files import folder_hash
 from yunmin_assets.partitions import domain_partitions
 
 if TYPE_CHECKING:
@@ -38,9 +39,15 @@ def tokenizer(context: AssetExecutionContext, lake: Lake, settings: Settings) ->
     """A byte-level BPE trained on the training documents of all domains, or one that is taken over."""
     deduped, config = over_all_domains(context, lake, "deduped_corpus"), settings.pipeline.tokenizer
     is_trained = config.path is None
-    inputs = deduped.hashes(TRAIN_FILE) if is_trained else {}
+    inputs = (
+        deduped.hashes(TRAIN_FILE) if config.path is None else {"tokenizer.path": folder_hash(config.path)}
+    )
     step = Step(
-        context, lake, inputs, config.model_dump(mode="json"), bytes_in=deduped.bytes if is_trained else 0
+        context,
+        lake,
+        inputs,
+        config.model_dump(mode="json"),
+        bytes_in=deduped.bytes(TRAIN_FILE) if is_trained else 0,
     )
     files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
 
@@ -89,7 +96,9 @@ def parquet_shards(context: AssetExecutionContext, lake: Lake, settings: Setting
         raise ValueError(
             f"{domain} has no validation documents: raise splits.validation or deliver more text"
         )
-    step = Step(context, lake, inputs, settings.pipeline.pack, bytes_in=pruned.bytes + held_out.bytes)
+    step = Step(
+        context, lake, inputs, settings.pipeline.pack.model_dump(), bytes_in=pruned.bytes + held_out.bytes
+    )
 
     def compute(folder: Path) -> Outcome:
         from yunmin_assets.columnar.shards import write_domain_shards

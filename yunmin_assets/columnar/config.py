@@ -17,15 +17,13 @@ class TokenizerConfig(ConfigModel):
     end_of_text: str = "<|endoftext|>"
 
 
-class PackConfig(ConfigModel):
-    """Layout of the packed product.
+class PackOptions(ConfigModel):
+    """Layout of the packed product, as far as it does not depend on the tokenizer.
 
     A row holds `seq_len` + 1 tokens, so that inputs and labels are two views of one row.
     """
 
     seq_len: int = Field(default=2048, ge=1)
-    vocab_size: int = Field(default=64_000, ge=2)
-    eos_id: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
     compression: Literal["zstd", "none"] = "zstd"
     page_bytes: int = Field(default=64 * 1024, ge=1)
@@ -34,3 +32,10 @@ class PackConfig(ConfigModel):
     """Uncompressed token bytes after which a new shard is begun."""
     shuffle_memory_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """Memory of the external shuffle at write."""
+
+
+class PackConfig(PackOptions):
+    """Layout of the packed product for a given tokenizer."""
+
+    vocab_size: int = Field(default=64_000, ge=2)
+    eos_id: int = Field(default=0, ge=0)

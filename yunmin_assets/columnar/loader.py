@@ -29,6 +29,10 @@ from yunmin_assets.columnar.reading_order import EpochOrder, ReadingOrder, Windo
 DEFAULT_LANES = 8
 
 
+IGNORED_LABEL = -100
+"""What `torch.nn.functional.cross_entropy` leaves out by default."""
+
+
 class PackedBatch(TypedDict):
     """What a step trains on; B rows, L = `seq_len`."""
 
@@ -176,13 +180,28 @@ class PackedDataset(IterableDataset):
         doc_start = np.zeros((len(rows), self._store.manifest.seq_len), np.bool_)
         for place, row in enumerate(rows):
             doc_start[place, self._store.document_starts(row)] = True
+        # Two copies, not two views of one row: masking labels in place must not change the inputs.
+        input_ids, labels = tokens[:, :-1].astype(np.int64), tokens[:, 1:].astype(np.int64)
+        _mask_padding(input_ids, labels, doc_start, self._store.manifest.eos_id)
         return {
-            # Two copies, not two views of one row: masking labels in place must not change the inputs.
-            "input_ids": torch.from_numpy(tokens[:, :-1].astype(np.int64)),
-            "labels": torch.from_numpy(tokens[:, 1:].astype(np.int64)),
+            "input_ids": torch.from_numpy(input_ids),
+            "labels": torch.from_numpy(labels),
             "doc_start": torch.from_numpy(doc_start),
             "domain": [self._store.domain(row) for row in rows],
         }
+
+
+def _mask_padding(
+    input_ids: NDArray[np.int64], labels: NDArray[np.int64], doc_start: NDArray[np.bool_], eos_id: int
+) -> None:
+    """Take the labels out that predict padding: an end-of-text after an end-of-text where no document begins.
+
+    The last label of a row has no `doc_start` of its own; an end-of-text after another is padding there, too,
+    unless an empty document begins behind it, which has nothing to predict.
+    """
+    starts_behind = np.zeros_like(doc_start)
+    starts_behind[:, :-1] = doc_start[:, 1:]
+    labels[(input_ids == eos_id) & (labels == eos_id) & ~starts_behind] = IGNORED_LABEL
 
 
 class _WindowRows:

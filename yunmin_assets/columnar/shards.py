@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from yunmin_assets.columnar.config import PackConfig
 from yunmin_assets.columnar.document_shards import write_document_shards
@@ -77,5 +78,5 @@ def write_domain_shards(
         packed,
         document_tokens,
         document_bytes=sum(path.stat().st_size for path in (folder / "documents").iterdir()),
-        text_bytes=pa.compute.sum(pa.compute.binary_length(documents["train"]["text"])).as_py() or 0,
+        text_bytes=pc.sum(pc.binary_length(documents["train"]["text"])).as_py() or 0,
     )

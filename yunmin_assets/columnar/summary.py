@@ -21,6 +21,8 @@ def describe_tokenization(tokenizer_dir: Path, files: Sequence[Path]) -> tuple[d
     """
     encoder = Tokenizer.from_file(str(tokenizer_dir / TOKENIZER_FILE))
     encoder.encode_special_tokens = True
+    encoder.no_truncation()  # a tokenizer that was taken over may cut or pad
+    encoder.no_padding()
     characters, tokens, is_exact, rows = 0, 0, True, []
     for path in files:
         texts = (

@@ -48,6 +48,7 @@ REMOVED_SCHEMA = pa.schema(
 TOO_SHORT = "too short"
 EXACT_DUPLICATE = "exact duplicate"
 EXCERPT_CHARACTERS = 200
+TEXT_HASH_BYTES = 16
 _BATCH_DOCUMENTS = ROW_GROUP_DOCUMENTS
 
 _SPACES_IN_LINE = re.compile(r"(?<=\S)(?:[^\S\n]{2,}|[^\S\n ])")  # not behind a line end: that is indentation
@@ -163,8 +164,9 @@ class _Cleaner:
         try:
             record = parse_line(line)
             document = _document(record, self._domain, default_id=f"{file}#{number}")
-            self._claim_id(document["id"], file, number)
-        except ValueError as error:
+            if not self._is_known_text(document["text"]):
+                self._claim_id(document["id"], file, number)
+        except (ValueError, TypeError) as error:
             self._reject(file, number, str(error), line)
             return
         raw_bytes = len(record["text"].encode())
@@ -175,6 +177,10 @@ class _Cleaner:
         for writer in (self._documents, self._removed, self._rejects):
             writer.close()
         return self.summary
+
+    def _is_known_text(self, text: str) -> bool:
+        """The same line delivered twice is an exact duplicate, not a conflict between two documents."""
+        return _text_hash(text) in self._first_with_text
 
     def _claim_id(self, identifier: str, file: str, number: int) -> None:
         first = self._place_of_id.setdefault(identifier, (file, number))
@@ -195,10 +201,10 @@ class _Cleaner:
         if len(text) < self._config.min_characters:
             reason = TOO_SHORT
         else:
-            digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-            survivor = self._first_with_text.setdefault(digest, identifier)
-            if survivor != identifier:
+            survivor = self._first_with_text.get(_text_hash(text))
+            if survivor is not None:
                 reason = EXACT_DUPLICATE
+            self._first_with_text.setdefault(_text_hash(text), identifier)
         if reason is None:
             self._documents.append(document)
             self.summary.documents += 1
@@ -256,6 +262,10 @@ def _all_lines(root: UPath, objects: list[RawObject]) -> Iterator[tuple[str, int
     for raw_object in objects:
         for number, line in read_lines(root, raw_object):
             yield raw_object.name, number, line
+
+
+def _text_hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=TEXT_HASH_BYTES).digest()
 
 
 def _document(record: dict[str, Any], domain: str, *, default_id: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ SHA-256; `read_lines` refuses an object that is no longer that content. Names th
 cannot be read are listed, so that nobody believes they were used.
 """
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -185,7 +186,7 @@ def _parquet_rows(path: UPath, name: str) -> Iterator[tuple[int, dict[str, Any]]
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise RawObjectError(
                 f"{name}, after row {number}: not a whole Parquet file ({error}); upload it again"
             ) from error
@@ -238,7 +239,7 @@ def parse_line(line: bytes | dict[str, Any]) -> dict[str, Any]:
         record = line
     else:
         try:
-            record = orjson.loads(line)
+            record = orjson.loads(line.removeprefix(codecs.BOM_UTF8))
         except orjson.JSONDecodeError as error:
             raise ValueError(_json_reason(line, error)) from error
     if not isinstance(record, dict):

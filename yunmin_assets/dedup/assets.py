@@ -54,6 +54,7 @@ def signatures(context: AssetExecutionContext, lake: Lake, settings: Settings) -
     group_name="dedup",
     kinds={"numba", "parquet"},
     owners=OWNERS,
+    pool="duplicate_clusters",  # one at a time: the later of two would publish without the other's domain
     code_version="1",
     check_specs=check_specs(
         "duplicate_clusters",
@@ -65,15 +66,18 @@ def signatures(context: AssetExecutionContext, lake: Lake, settings: Settings) -
 def duplicate_clusters(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
     """Which document yields to which, over all domains, by exact Jaccard similarity."""
     clean = over_all_domains(context, lake, "clean_corpus")
-    signed = over_all_domains(context, lake, "signatures")
-    for domain, snapshot in signed.snapshots.items():
-        require_made_from(snapshot, "clean_corpus", clean.snapshots[domain].content_hash)
+    cleaned = {domain: snapshot.content_hash for domain, snapshot in clean.snapshots.items()}
+    signed = over_all_domains(
+        context, lake, "signatures", made_from=lambda domain: ("clean_corpus", cleaned.get(domain))
+    )
     config = settings.pipeline.dedup
     inputs = {
         **{f"clean_corpus[{name}]": clean.snapshots[name].content_hash for name in signed.snapshots},
         **signed.hashes(),
     }
-    step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=clean.bytes + signed.bytes)
+    step = Step(
+        context, lake, inputs, config.model_dump(mode="json"), bytes_in=clean.bytes() + signed.bytes()
+    )
 
     def compute(folder: Path) -> Outcome:
         from yunmin_assets.dedup.clusters import decide_over_domains, recall_of
@@ -113,8 +117,8 @@ def duplicate_clusters(context: AssetExecutionContext, lake: Lake, settings: Set
         {
             "every_document_accounted_for": "Kept and removed documents add up to the clean ones.",
             "train_not_empty": "There is something left to train on.",
+            "held_out_not_empty": "Validation and test both hold documents.",
         },
-        warning={"held_out_not_empty": "Validation and test both hold documents."},
     ),
 )
 def deduped_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
@@ -149,8 +153,8 @@ def deduped_corpus(context: AssetExecutionContext, lake: Lake, settings: Setting
             Check(
                 "held_out_not_empty",
                 min(counts["validation"], counts["test"]) > 0,
-                f"{counts['validation']:,} for validation, {counts['test']:,} for test",
-                blocking=False,
+                f"{counts['validation']:,} for validation, {counts['test']:,} for test: "
+                "if there are none, raise splits.validation and splits.test or deliver more text",
             ),
         )
         return Outcome({**figures, **{name: Markdown(text) for name, text in rendered.items()}}, checks)

@@ -103,6 +103,7 @@ def recall_of(
     return {
         "true_pairs": score.pairs,
         "residual_pairs": score.residual_pairs,
+        "removed_with_exact": score.removed,
         "pair_recall": score.pair_recall,
         "pair_recall_hard": hard.pair_recall,
         "false_removals": score.false_removals,

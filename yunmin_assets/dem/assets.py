@@ -7,11 +7,12 @@ from pathlib import Path
 from dagster import AssetExecutionContext, asset
 
 from resources.compute import Compute
-from resources.lake import Lake, Snapshot
+from resources.lake import Lake, LakeError, Snapshot
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import Settings
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
 from yunmin_assets.documents import split_path
+from yunmin_assets.files import folder_hash
 from yunmin_assets.partitions import domain_partitions
 
 OWNERS = ["team:yunmin-models"]
@@ -46,8 +47,10 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
     options = {"base_model": config.model_dump(mode="json")}
     if config.path is None:
         inputs |= deduped.hashes(TRAIN_FILE)
-        options["pack"] = settings.pipeline.pack
-    step = Step(context, lake, inputs, options, bytes_in=deduped.bytes)
+        options["pack"] = settings.pipeline.pack.model_dump()
+    else:
+        inputs["base_model.path"] = folder_hash(config.path)
+    step = Step(context, lake, inputs, options, bytes_in=deduped.bytes(TRAIN_FILE))
     files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
 
     def compute_model(folder: Path) -> Outcome:
@@ -104,6 +107,10 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
 def lora_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
     """A LoRA adapter of the base model, trained on one domain's packed rows."""
     shards, base = lake.current("parquet_shards", context.partition_key), lake.current("base_model")
+    if shards.manifest.inputs["tokenizer"] != base.manifest.inputs["tokenizer"]:
+        raise LakeError(
+            f"parquet_shards[{context.partition_key}] has another tokenizer: materialize it again"
+        )
     config = settings.pipeline.lora_adapter
     inputs = {"parquet_shards": shards.content_hash, "base_model": base.content_hash}
     step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=shards.bytes)
@@ -174,9 +181,10 @@ def domain_weights(
     context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute
 ) -> Events:
     """The weight of each domain's difference, searched on validation rows and compared with simple choices."""
-    base, differences = lake.current("base_model"), over_all_domains(context, lake, "diff_vector")
-    for snapshot in differences.snapshots.values():
-        require_made_from(snapshot, "base_model", base.content_hash)
+    base = lake.current("base_model")
+    differences = over_all_domains(
+        context, lake, "diff_vector", made_from=lambda _: ("base_model", base.content_hash)
+    )
     shards = {domain: lake.current("parquet_shards", domain) for domain in differences.snapshots}
     config = settings.pipeline.domain_weights
     inputs = {
@@ -185,7 +193,7 @@ def domain_weights(
         **{f"parquet_shards[{domain}]": snapshot.content_hash for domain, snapshot in shards.items()},
     }
     step = Step(
-        context, lake, inputs, config.model_dump(mode="json"), bytes_in=base.bytes + differences.bytes
+        context, lake, inputs, config.model_dump(mode="json"), bytes_in=base.bytes + differences.bytes()
     )
 
     def search(folder: Path) -> Outcome:

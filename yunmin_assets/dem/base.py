@@ -17,10 +17,15 @@ def take_over_base(source: Path, tokenizer_dir: Path, target: Path) -> None:
     """Copy a Hugging Face checkpoint and put the graph's tokenizer beside it.
 
     Raises:
-        ValueError: the tokenizer has more tokens than the model has embeddings, or there are no safetensors.
+        ValueError: the model was trained with another tokenizer, the tokenizer has more tokens than the model has
+            embeddings, or there are no safetensors.
     """
     if not any(source.glob(WEIGHT_PATTERN)):
         raise ValueError(f"{source} holds no safetensors: convert the checkpoint with save_pretrained")
+    if (source / "tokenizer.json").exists():
+        own, graph = load_tokenizer(source).get_vocab(), load_tokenizer(tokenizer_dir).get_vocab()
+        if own != graph:
+            raise ValueError(f"{source} was trained with another tokenizer: set tokenizer.path to {source}")
     target.mkdir(parents=True)
     for file in sorted([*source.glob("*.json"), *source.glob(WEIGHT_PATTERN)]):
         shutil.copyfile(file, target / file.name)

@@ -178,10 +178,12 @@ def _measure(
 def _mean_over_batches(
     model: WeightedModel, inputs: torch.Tensor, labels: torch.Tensor, batch_size: int
 ) -> float:
-    total = 0.0
+    total, counted = 0.0, 0
     for some, their_labels in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
-        total += model.mean_loss(some, their_labels).item() * len(some)
-    return total / len(inputs)
+        tokens = int((their_labels >= 0).sum())  # padding carries a negative label
+        total += model.mean_loss(some, their_labels).item() * tokens if tokens else 0.0
+        counted += tokens
+    return total / counted
 
 
 def _candidate_table(

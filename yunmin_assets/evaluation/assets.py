@@ -40,7 +40,7 @@ GRAPH = {
 }
 """Every asset behind the report, upstream first, and whether it has a partition per domain."""
 
-TEST_FILE = split_path(Path(), "test").name
+TRAIN_FILE, TEST_FILE = (split_path(Path(), split).name for split in ("train", "test"))
 SYNTHETIC_SOURCE = "synthetic:"
 MODEL = "model"
 
@@ -81,7 +81,10 @@ class Lineage:
     check_specs=check_specs(
         "eval_report",
         {"perplexity_finite": "The perplexity of the merged model is a finite number in every domain."},
-        warning={"no_regression": "The merged model is not shown to be worse than the base in any domain."},
+        warning={
+            "no_regression": "The merged model is not shown to be worse than the base in any domain.",
+            "base_never_saw_test": "No domain was split anew since the base was trained.",
+        },
         partitioned=False,
     ),
 )
@@ -113,7 +116,7 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
         compute.prepare()
         report = _measure(step, lineage, pipeline, prompts)
         write_report(report, folder)
-        return _describe(report, headline(report).sentence)
+        return _describe(report, headline(report).sentence, _base_saw_other_splits(lineage))
 
     yield from publish(step, evaluate)
 
@@ -132,9 +135,39 @@ def _lineage(lake: Lake) -> Lineage:
         for name, is_partitioned in GRAPH.items()
         if is_partitioned
     }
-    for domain, snapshot in by_domain["diff_vector"].items():
-        require_made_from(merged, f"diff_vector[{domain}]", snapshot.content_hash)
-    return Lineage(over_all, by_domain)
+    lineage = Lineage(over_all, by_domain)
+    for domain in lineage.domains:
+        _require_unbroken(lineage, domain)
+    return lineage
+
+
+def _require_unbroken(lineage: Lineage, domain: str) -> None:
+    """Refuse a domain whose current snapshots were not made from one another: its test set may have been trained on.
+
+    Raises:
+        LakeError: naming the asset to materialize again.
+    """
+    own = {name: snapshots[domain] for name, snapshots in lineage.by_domain.items()}
+    decisions = lineage.over_all["duplicate_clusters"].file(f"decisions/{domain}.parquet").sha256
+    require_made_from(own["deduped_corpus"], f"duplicate_clusters[{domain}]", decisions)
+    require_made_from(
+        own["pruned_corpus"], "deduped_corpus train", own["deduped_corpus"].file(TRAIN_FILE).sha256
+    )
+    for name, upstream in (("parquet_shards", "pruned_corpus"), ("lora_adapter", "parquet_shards")):
+        require_made_from(own[name], upstream, own[upstream].content_hash)
+    require_made_from(own["diff_vector"], "lora_adapter", own["lora_adapter"].content_hash)
+    merged = lineage.over_all["merged_model"]
+    require_made_from(merged, f"diff_vector[{domain}]", own["diff_vector"].content_hash)
+
+
+def _base_saw_other_splits(lineage: Lineage) -> list[str]:
+    """Domains that were split anew since the base was trained here, so that it may have seen their test documents."""
+    trained_on = lineage.over_all["base_model"].manifest.inputs
+    return [
+        domain
+        for domain, snapshot in lineage.by_domain["deduped_corpus"].items()
+        if trained_on.get(f"deduped_corpus[{domain}]", "") not in ("", snapshot.file(TRAIN_FILE).sha256)
+    ]
 
 
 def _measure(step: Step, lineage: Lineage, pipeline: PipelineConfig, prompts: Path) -> "Report":
@@ -237,12 +270,13 @@ def _assemble(
 NOTES = (
     "Perplexity is measured on test documents that no other asset has read. It compares models with the same "
     "tokenizer; it does not say how useful a model is.",
+    "A domain with fewer than 20 test documents gets no verdict: so few cannot show a difference.",
     "Mini is the base plus the whole difference of that one domain. Merged is one model for all domains.",
     "Pruning is judged by what a model trained on the kept documents can do, never by perplexity alone.",
 )
 
 
-def _describe(report: "Report", sentence: str) -> Outcome:
+def _describe(report: "Report", sentence: str, seen: list[str]) -> Outcome:
     import math
 
     from yunmin_assets.evaluation.measure import MERGED
@@ -267,6 +301,12 @@ def _describe(report: "Report", sentence: str) -> Outcome:
             "perplexity_finite",
             all(math.isfinite(cell.perplexity) for cell in merged),
             "finite in every domain",
+        ),
+        Check(
+            "base_never_saw_test",
+            not seen,
+            f"materialize base_model again for: {', '.join(seen)}" if seen else "no domain was split anew",
+            blocking=False,
         ),
         Check(
             "no_regression",

@@ -52,7 +52,7 @@ def duplicate_recall(clusters: Metadata, threshold: float) -> DuplicateRecall | 
         threshold=threshold,
         pairs=clusters["true_pairs"],
         residual_pairs=clusters["residual_pairs"],
-        removed=clusters["removed"],
+        removed=clusters["removed_with_exact"],
         false_removals=clusters["false_removals"],
     )
 

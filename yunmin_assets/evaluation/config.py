@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from yunmin_assets.config_model import ConfigModel
 
@@ -17,4 +17,13 @@ class EvaluationConfig(ConfigModel):
     prompts: Path = Path("configs/eval_prompts.jsonl")
     max_new_tokens: int = Field(default=48, ge=1)
     token_budget: int = Field(default=4096, ge=1)
+    """Tokens, padding included, in one scoring batch; at least `max_length`."""
+    max_length: int = Field(default=1024, ge=2)
+    """Tokens in one scoring window; longer documents are scored in overlapping windows."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _fit_a_window_into_a_batch(self) -> "EvaluationConfig":
+        if self.token_budget < self.max_length:
+            raise ValueError(f"token_budget {self.token_budget} is smaller than max_length {self.max_length}")
+        return self

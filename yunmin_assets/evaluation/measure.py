@@ -6,7 +6,7 @@ documents. A domain's verdict is corrected for having looked at every domain (Ho
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,19 @@ import pyarrow as pa
 
 from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.evaluation.model import Generation, PerplexityCell
-from yunmin_assets.evaluation.statistics import bootstrap_perplexity, judge, paired_difference
+from yunmin_assets.evaluation.statistics import (
+    PairedDifference,
+    bootstrap_perplexity,
+    judge,
+    paired_difference,
+)
 from yunmin_assets.language_model.generation import generate
 from yunmin_assets.progress import Log, silent
 from yunmin_assets.pruning.scoring import score_documents
 
 BASE, MINI, MERGED = "base", "mini", "merged"
+FEWEST_DOCUMENTS = 20
+"""Test documents below which no difference is claimed: with 5, one in six null differences looks real."""
 NO_REPEAT_TOKENS = 4
 """Small models fall into loops; a run of four tokens is written once."""
 
@@ -127,7 +134,13 @@ class _Losses:
 
 
 def _score(documents: pa.Table, folder: Path, config: EvaluationConfig, what: str, log: Log) -> _Losses:
-    scores = score_documents(documents, folder, config.token_budget, log=lambda line: log(f"{what}: {line}"))
+    scores = score_documents(
+        documents,
+        folder,
+        config.token_budget,
+        max_length=config.max_length,
+        log=lambda line: log(f"{what}: {line}"),
+    )
     has_tokens = scores["n_tokens"].to_numpy() > 0
     if not has_tokens.any():
         raise ValueError(f"{what}: no test document has a token; raise splits.test or deliver more text")
@@ -136,6 +149,11 @@ def _score(documents: pa.Table, folder: Path, config: EvaluationConfig, what: st
         scores["n_tokens"].to_numpy()[has_tokens],
         int(scores["n_bytes"].to_numpy()[has_tokens].sum()),
     )
+
+
+def _cautious(difference: PairedDifference, own: _Losses) -> PairedDifference:
+    """A bootstrap over a handful of documents is far too sure of itself: it gets no verdict."""
+    return difference if len(own.nll) >= FEWEST_DOCUMENTS else replace(difference, p_value=1.0)
 
 
 def _cells(
@@ -148,7 +166,9 @@ def _cells(
             domain: paired_difference(own.nll, base[domain].nll, own.n_tokens, *options)
             for domain, own in losses.items()
         }
-    verdicts = judge(compared, config.confidence) if compared else {}
+    verdicts = judge(
+        {domain: _cautious(each, losses[domain]) for domain, each in compared.items()}, config.confidence
+    )
     cells = {}
     for domain, own in losses.items():
         interval = bootstrap_perplexity(own.nll, own.n_tokens, *options)

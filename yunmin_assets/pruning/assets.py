@@ -10,7 +10,7 @@ from resources.compute import Compute
 from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import Settings
-from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains
+from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
 from yunmin_assets.documents import read_documents, split_path
 from yunmin_assets.partitions import domain_partitions
 
@@ -44,8 +44,8 @@ def reference_model(
     deduped, vocabulary = over_all_domains(context, lake, "deduped_corpus"), lake.current("tokenizer")
     config = settings.pipeline.reference_model
     inputs = {**deduped.hashes(TRAIN_FILE), "tokenizer": vocabulary.content_hash}
-    options = {"reference_model": config.model_dump(mode="json"), "pack": settings.pipeline.pack}
-    step = Step(context, lake, inputs, options, bytes_in=deduped.bytes)
+    options = {"reference_model": config.model_dump(mode="json"), "pack": settings.pipeline.pack.model_dump()}
+    step = Step(context, lake, inputs, options, bytes_in=deduped.bytes(TRAIN_FILE))
     files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
 
     def compute_models(folder: Path) -> Outcome:
@@ -155,6 +155,7 @@ def pruned_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings
     """The training documents that are kept by perplexity; validation and test are never pruned."""
     deduped, scored = (lake.current(name, context.partition_key) for name in ("deduped_corpus", "perplexity"))
     config, train = settings.pipeline.pruning, deduped.file(TRAIN_FILE)
+    require_made_from(scored, "deduped_corpus train", train.sha256)
     inputs = {"deduped_corpus train": train.sha256, "perplexity": scored.content_hash}
     selecting = config.model_dump(mode="json", include={"criterion", "selection_rate", "seed"})
     step = Step(context, lake, inputs, selecting, bytes_in=train.bytes)

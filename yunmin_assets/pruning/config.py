@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
@@ -27,3 +27,9 @@ class PruningConfig(ConfigModel):
     """Tokens in one scoring window; longer documents are scored in overlapping windows."""
     seed: int = 0
     """Seed of the `random` control."""
+
+    @model_validator(mode="after")
+    def _fit_a_window_into_a_batch(self) -> "PruningConfig":
+        if self.token_budget < self.max_length:
+            raise ValueError(f"token_budget {self.token_budget} is smaller than max_length {self.max_length}")
+        return self
