@@ -212,18 +212,42 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     }
 
 
-def test_a_broken_domain_is_named_and_the_others_go_on(done: tuple[LocalRun, str], tmp_path: Path) -> None:
+def test_a_broken_domain_is_named_and_the_others_go_on_now_and_after_a_redelivery(
+    done: tuple[LocalRun, str], tmp_path: Path
+) -> None:
     finished, _ = done
     raw = tmp_path / "raw"
     raw.mkdir()
     for path in finished.raw.iterdir():
         (raw / path.name).symlink_to(path)
     (raw / "broken.jsonl").write_text("{\n" * 100)
+    (raw / "법률.jsonl").write_text("{}")
     local_run = LocalRun(tmp_path / "home", raw)
     status, output = local_run.run()
     assert status == 1
-    assert "✗ clean_corpus[broken]: rejects_within_limit" in output
+    assert "✗ '법률' cannot be a domain" in output
+    assert (
+        "✗ clean_corpus[broken]: not_empty: 0 of 100 lines are documents; rejects_within_limit: 100" in output
+    )
     assert "broken.jsonl, line 1: broken JSON" in output
-    assert "failed: broken" in output
-    assert set(local_run.lake.domains("diff_vector")) == set(DOMAINS)
+    assert "failed: 법률, broken" in output
     assert local_run.lake.find("eval_report") is not None
+    assert merged_domains(local_run) == DOMAINS
+
+    (raw / "broken.jsonl").unlink()
+    web_data, papers_data = (next(raw.glob(f"{domain}.*")) for domain in ("web_data", "papers_data"))
+    web_data.unlink()
+    (raw / "web_data.jsonl").write_text("{\n" * 100)  # a domain that was good before
+    papers_data.unlink()
+    write_sample_corpus(tmp_path / "other", seed=1, documents_per_domain=120)
+    papers_data.write_bytes((tmp_path / "other" / "papers_data.jsonl.zst").read_bytes())
+    status, output = local_run.run()
+    assert status == 1
+    assert "✗ clean_corpus[web_data]: not_empty: 0 of 100 lines are documents" in output
+    assert "assets over all domains" not in output
+    assert merged_domains(local_run) == ["korean_textbook", "papers_data"]
+
+
+def merged_domains(local_run: LocalRun) -> list[str]:
+    metadata = local_run.lake.current("merged_model").manifest.summary["metadata"]
+    return sorted(name.removeprefix("weight ") for name in metadata if name.startswith("weight "))

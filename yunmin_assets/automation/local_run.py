@@ -45,8 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"\nfailed: {', '.join(failed)} (see the errors above; mend the cause and run the same command again)"
         )
-        print("the table below is that of the last report, which may be older than this run")
-    _print_report(workplace, time.monotonic() - started)
+    _print_report(workplace, time.monotonic() - started, is_whole=not failed)
     return 1 if failed else 0
 
 
@@ -166,7 +165,7 @@ def _reason(failure: "StepFailureData") -> str:
     return error.message.strip() if error else "failed"
 
 
-def _print_report(workplace: Workplace, seconds: float) -> None:
+def _print_report(workplace: Workplace, seconds: float, *, is_whole: bool) -> None:
     from resources.lake import Lake
     from yunmin_assets.automation.closing_table import closing_table
 
@@ -174,6 +173,8 @@ def _print_report(workplace: Workplace, seconds: float) -> None:
     if report is None:
         print("\nno evaluation report yet")
         return
+    if not is_whole:
+        print(f"the last report, made at {report.manifest.created}, may be older than this run:")
     print("\n" + closing_table((report.local / "report.json").read_bytes()))
     print(f"\nreport   {report.local / 'report.html'}")
     print(f"lake     {workplace.lake}")
