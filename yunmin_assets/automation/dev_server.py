@@ -4,8 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from resources.settings import REPOSITORY
 from yunmin_assets.automation.workplace import (
-    REPOSITORY,
     ensure_sample_corpus,
     only_run_in,
     sample_workplace,

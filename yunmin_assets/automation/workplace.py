@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from resources.settings import REPOSITORY
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains
 from yunmin_assets.documents import iterate_texts, read_documents, split_path
 from yunmin_assets.files import folder_hash
 from yunmin_assets.partitions import domain_partitions
+from yunmin_assets.snapshot_files import TOKENIZER, TRAIN_FILE, VALIDATION_FILE
 
 if TYPE_CHECKING:
     from yunmin_assets.columnar.shards import DomainShards
 
 OWNERS = ["team:yunmin-data"]
-TRAIN_FILE = split_path(Path(), "train").name
-VALIDATION_FILE = split_path(Path(), "validation").name
 
 
 @asset(
@@ -55,8 +54,8 @@ def tokenizer(context: AssetExecutionContext, lake: Lake, settings: Settings) ->
         from yunmin_assets.columnar import train_tokenizer
         from yunmin_assets.columnar.summary import describe_tokenization
 
-        summary = train_tokenizer(iterate_texts(files), config, folder / "tokenizer", step.log)
-        figures, is_exact, samples = describe_tokenization(folder / "tokenizer", files)
+        summary = train_tokenizer(iterate_texts(files), config, folder / TOKENIZER, step.log)
+        figures, is_exact, samples = describe_tokenization(folder / TOKENIZER, files)
         checks = (
             Check("round_trip", is_exact, "text → tokens → text on a sample of every domain"),
             deduped.check(),
@@ -108,7 +107,7 @@ def parquet_shards(context: AssetExecutionContext, lake: Lake, settings: Setting
                 "train": read_documents([split_path(pruned.local, "train")]),
                 "validation": read_documents([split_path(deduped.local, "validation")]),
             },
-            vocabulary.local / "tokenizer",
+            vocabulary.local / TOKENIZER,
             folder,
             settings.pack_config(vocabulary),
             domain=domain,

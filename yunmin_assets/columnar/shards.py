@@ -17,6 +17,7 @@ from yunmin_assets.columnar.manifest import PackManifest, verify_packed
 from yunmin_assets.columnar.packing import pack_documents
 from yunmin_assets.columnar.tokenizer import tokenize_documents, tokenizer_hash
 from yunmin_assets.progress import Log, silent
+from yunmin_assets.snapshot_files import PACKED
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def write_domain_shards(
         tokens = list(tokenize_documents(table.select(["text"]), tokenizer_dir))
         counts = [len(document) for document in tokens]
         document_tokens[split] = sum(counts)
-        target = folder / "packed" / split
+        target = folder / PACKED / split
         fingerprint = tokenizer_hash(tokenizer_dir)
         pack_documents(tokens, target, config, domain=domain, tokenizer_hash=fingerprint, log=log)
         packed[split] = verify_packed(target, log)

@@ -9,14 +9,10 @@ from resources.publishing import Check, Events, Markdown, Outcome, Step, check_s
 from resources.settings import Settings
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
 from yunmin_assets.partitions import domain_partitions
+from yunmin_assets.snapshot_files import decisions_file
 
 OWNERS = ["team:yunmin-data"]
 TRUTH_FILE = "_truth/pairs.parquet"
-
-
-def decisions_file(domain: str) -> str:
-    """Name of a domain's decisions in a `duplicate_clusters` snapshot."""
-    return f"decisions/{domain}.parquet"
 
 
 @asset(

@@ -14,15 +14,17 @@ from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_m
 from yunmin_assets.documents import split_path
 from yunmin_assets.files import folder_hash
 from yunmin_assets.partitions import domain_partitions
+from yunmin_assets.snapshot_files import (
+    ADAPTER,
+    DIFFERENCE,
+    MODEL,
+    PACKED,
+    TOKENIZER,
+    TRAIN_FILE,
+    WEIGHTS_FILE,
+)
 
 OWNERS = ["team:yunmin-models"]
-TRAIN_FILE = split_path(Path(), "train").name
-WEIGHTS_FILE = "weights.json"
-
-MODEL = "model"
-ADAPTER = "adapter"
-DIFFERENCE = "difference"
-"""Folders inside the snapshots of this stage."""
 
 
 @asset(
@@ -60,7 +62,7 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
         from yunmin_assets.language_model.summary import describe_training
 
         compute.prepare()
-        tokenizer_dir, target = vocabulary.local / "tokenizer", folder / MODEL
+        tokenizer_dir, target = vocabulary.local / TOKENIZER, folder / MODEL
         summary: dict[str, object] = {}
         tokens = 0
         if config.path is not None:
@@ -70,7 +72,7 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
             batches = mixture_batches(
                 files,
                 tokenizer_dir,
-                work / "packed",
+                work / PACKED,
                 settings.pack_config(vocabulary),
                 batch_size=config.training.batch_size,
                 seed=config.training.seed,
@@ -122,7 +124,7 @@ def lora_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings,
 
         compute.prepare()
         training = config.training
-        packed = shards.local / "packed" / "train"
+        packed = shards.local / PACKED / "train"
         batches = PackedDataset(packed, batch_size=training.batch_size, seed=training.seed, epochs=None)
         target, checkpoints = folder / ADAPTER, step.workspace() / "checkpoints"
         result = train_adapter(base.local / MODEL, batches, config, target, checkpoints, log=step.log)
@@ -207,7 +209,7 @@ def domain_weights(
             _difference_folders(differences.snapshots),
             {
                 domain: PackedDataset(
-                    snapshot.local / "packed" / "validation", batch_size=config.batch_size, shuffle=False
+                    snapshot.local / PACKED / "validation", batch_size=config.batch_size, shuffle=False
                 )
                 for domain, snapshot in shards.items()
             },

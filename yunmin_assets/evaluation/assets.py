@@ -17,6 +17,14 @@ from resources.settings import REPOSITORY, PipelineConfig, Settings
 from resources.upstream import require_made_from
 from yunmin_assets.documents import read_documents, split_path
 from yunmin_assets.files import sha256_of
+from yunmin_assets.snapshot_files import (
+    DIFFERENCE,
+    MODEL,
+    TEST_FILE,
+    TRAIN_FILE,
+    WEIGHTS_FILE,
+    decisions_file,
+)
 
 if TYPE_CHECKING:
     from yunmin_assets.evaluation.model import PerplexityCell, Report
@@ -40,9 +48,7 @@ GRAPH = {
 }
 """Every asset behind the report, upstream first, and whether it has a partition per domain."""
 
-TRAIN_FILE, TEST_FILE = (split_path(Path(), split).name for split in ("train", "test"))
 SYNTHETIC_SOURCE = "synthetic:"
-MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def _lineage(lake: Lake) -> Lineage:
     merged = over_all["merged_model"]
     require_made_from(merged, "base_model", over_all["base_model"].content_hash)
     require_made_from(merged, "domain_weights", over_all["domain_weights"].content_hash)
-    weights = json.loads((over_all["domain_weights"].local / "weights.json").read_text(encoding="utf-8"))[
+    weights = json.loads((over_all["domain_weights"].local / WEIGHTS_FILE).read_text(encoding="utf-8"))[
         "weights"
     ]
     by_domain = {
@@ -148,7 +154,7 @@ def _require_unbroken(lineage: Lineage, domain: str) -> None:
         LakeError: naming the asset to materialize again.
     """
     own = {name: snapshots[domain] for name, snapshots in lineage.by_domain.items()}
-    decisions = lineage.over_all["duplicate_clusters"].file(f"decisions/{domain}.parquet").sha256
+    decisions = lineage.over_all["duplicate_clusters"].file(decisions_file(domain)).sha256
     require_made_from(own["deduped_corpus"], f"duplicate_clusters[{domain}]", decisions)
     require_made_from(
         own["pruned_corpus"], "deduped_corpus train", own["deduped_corpus"].file(TRAIN_FILE).sha256
@@ -213,7 +219,7 @@ def _mini_models(lineage: Lineage, base: Path, folder: Path) -> dict[str, Path]:
     for domain, snapshot in lineage.by_domain["diff_vector"].items():
         minis[domain] = folder / domain
         shutil.rmtree(minis[domain], ignore_errors=True)
-        merge_checkpoints(base, {domain: snapshot.local / "difference"}, {domain: 1.0}, minis[domain])
+        merge_checkpoints(base, {domain: snapshot.local / DIFFERENCE}, {domain: 1.0}, minis[domain])
     return minis
 
 
@@ -227,9 +233,7 @@ def _assemble(
     from yunmin_assets.evaluation import collect
     from yunmin_assets.evaluation.model import Report
 
-    search = json.loads(
-        (lineage.over_all["domain_weights"].local / "weights.json").read_text(encoding="utf-8")
-    )
+    search = json.loads((lineage.over_all["domain_weights"].local / WEIGHTS_FILE).read_text(encoding="utf-8"))
     stages = ("clean_corpus", "deduped_corpus", "pruned_corpus", "parquet_shards")
     funnel = [
         collect.funnel_row(domain, *(lineage.metadata(name, domain) for name in stages))

@@ -25,6 +25,8 @@ from transformers.utils import logging as transformers_logging
 from yunmin_assets.language_model.config import ModelConfig
 
 transformers_logging.disable_progress_bar()  # progress is reported through yunmin_assets.progress
+if not torch.cuda.is_available():
+    transformers_logging.set_verbosity_error()  # without a GPU the fused kernels it misses cannot be had
 
 MAMBA2_LARGEST_HEAD = 64  # the head size of the Mamba-2 paper
 MAMBA2_CHUNK = (

@@ -13,13 +13,13 @@ from resources.settings import Settings
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
 from yunmin_assets.documents import read_documents, split_path
 from yunmin_assets.partitions import domain_partitions
+from yunmin_assets.snapshot_files import TOKENIZER, TRAIN_FILE
 
 if TYPE_CHECKING:
     from yunmin_assets.language_model import TrainingResult
     from yunmin_assets.pruning.reference import Half
 
 OWNERS = ["team:yunmin-models"]
-TRAIN_FILE = split_path(Path(), "train").name
 SCORES_FILE = "scores.parquet"
 
 
@@ -59,7 +59,7 @@ def reference_model(
             step.log(f"half {half}")
             batches = mixture_batches(
                 files,
-                vocabulary.local / "tokenizer",
+                vocabulary.local / TOKENIZER,
                 work / f"packed-{half}",
                 settings.pack_config(vocabulary),
                 batch_size=config.training.batch_size,
@@ -68,7 +68,7 @@ def reference_model(
                 log=step.log,
             )
             results[f"half {half}"] = train_reference_model(
-                half, batches, config, vocabulary.local / "tokenizer", folder, work, log=step.log
+                half, batches, config, vocabulary.local / TOKENIZER, folder, work, log=step.log
             )
         figures, is_finite, plot = describe_training(results)
         checks = (Check("loss_finite", is_finite, "all losses are finite"), deduped.check())

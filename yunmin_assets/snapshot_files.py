@@ -1,0 +1,33 @@
+"""Names of files and folders inside snapshots that another stage reads: where stages meet."""
+
+from pathlib import Path
+
+from yunmin_assets.documents import split_path
+
+TRAIN_FILE, VALIDATION_FILE, TEST_FILE = (
+    split_path(Path(), split).name for split in ("train", "validation", "test")
+)
+"""`deduped_corpus`; `pruned_corpus` holds the first."""
+
+TOKENIZER = "tokenizer"
+"""Folder in `tokenizer`."""
+
+PACKED = "packed"
+"""Folder in `parquet_shards`, with a data set per split."""
+
+MODEL = "model"
+"""Folder in `base_model` and `merged_model`."""
+
+ADAPTER = "adapter"
+"""Folder in `lora_adapter`."""
+
+DIFFERENCE = "difference"
+"""Folder in `diff_vector`."""
+
+WEIGHTS_FILE = "weights.json"
+"""In `domain_weights`."""
+
+
+def decisions_file(domain: str) -> str:
+    """A domain's decisions in `duplicate_clusters`."""
+    return f"decisions/{domain}.parquet"
