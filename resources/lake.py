@@ -15,7 +15,6 @@ Price: every published file is read once more for its SHA-256, and is flushed to
 import contextlib
 import datetime as dt
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -28,14 +27,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from dagster import ConfigurableResource
-from pydantic import Field
 from upath import UPath
 
-from yunmin_assets.config_model import ConfigModel
-from yunmin_assets.files import flush, sha256_of
+from resources.snapshot import (
+    Cost,
+    FileEntry,
+    LakeError,
+    Manifest,
+    Snapshot,
+    content_hash_of,
+    describe_files,
+    is_local,
+)
+from yunmin_assets.files import flush
 
 MANIFEST = "manifest.json"
 POINTER = "current.json"
@@ -44,118 +49,6 @@ WORK = "_work"
 DAY = 24 * 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-
-
-class LakeError(RuntimeError):
-    """Something in the lake is absent or broken; the message names it and the cure."""
-
-
-class FileEntry(ConfigModel):
-    """One file of a snapshot."""
-
-    name: str
-    bytes: int
-    sha256: str
-    rows: int | None = None
-    columns: dict[str, str] | None = None
-
-
-class Cost(ConfigModel):
-    """What it took to compute a snapshot."""
-
-    wall_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    gpu_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    tokens: int = 0
-
-
-class Manifest(ConfigModel):
-    """Everything known about a snapshot; written once, beside its files."""
-
-    asset: str
-    domain: str | None
-    version: str
-    created: str
-    content_hash: str
-    fingerprint: str
-    code_version: str
-    inputs: dict[str, str]
-    files: list[FileEntry]
-    cost: Cost = Cost()
-    summary: dict[str, Any] = Field(default_factory=dict)
-
-
-class Snapshot:
-    """A published snapshot, readable until it is collected."""
-
-    def __init__(self, folder: UPath, manifest: Manifest, cache: Path) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self._cache = cache
-
-    @property
-    def content_hash(self) -> str:
-        """SHA-256 over the names and contents of the files: the Dagster `DataVersion`."""
-        return self.manifest.content_hash
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all files."""
-        return sum(file.bytes for file in self.manifest.files)
-
-    @cached_property
-    def local(self) -> Path:
-        """The snapshot as a folder on this machine; a remote one is fetched once and verified."""
-        if _is_local(self.folder):
-            return Path(self.folder.path)
-        target = self._cache / self.manifest.content_hash
-        if not target.exists():
-            self._fetch(target)
-        return target
-
-    def file(self, name: str) -> FileEntry:
-        """The manifest's entry of one file.
-
-        Raises:
-            LakeError: the snapshot has no such file.
-        """
-        for entry in self.manifest.files:
-            if entry.name == name:
-                return entry
-        raise LakeError(f"{self.folder} has no file {name}: materialize {self.manifest.asset} again")
-
-    def verify(self) -> list[str]:
-        """Read every file again; return a line for each that is missing or not what was published."""
-        problems = []
-        for entry in self.manifest.files:
-            path = self.folder / entry.name
-            if not path.exists():
-                problems.append(f"{path}: missing")
-            elif (found := sha256_of(path)) != entry.sha256:
-                problems.append(f"{path}: SHA-256 is {found}, the manifest says {entry.sha256}")
-        return problems
-
-    def _fetch(self, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".fetch-", dir=target.parent))
-        for entry in self.manifest.files:
-            path = part / entry.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.folder.fs.get_file((self.folder / entry.name).path, str(path))
-            if sha256_of(path) != entry.sha256:
-                shutil.rmtree(part)
-                raise LakeError(
-                    f"{self.folder / entry.name} differs from its manifest: it was changed or cut short"
-                )
-        try:
-            os.rename(part, target)
-        except OSError:  # another process fetched the same content first
-            shutil.rmtree(part)
-            if not target.exists():
-                raise
 
 
 class Staging:
@@ -225,7 +118,7 @@ class Lake(ConfigurableResource):
         """Open a new folder to write a snapshot into; it becomes visible only through `commit`."""
         now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%f")
         target = self._home(asset, domain) / f"{now}-{uuid.uuid4().hex[:8]}"
-        if _is_local(target):
+        if is_local(target):
             target.mkdir(parents=True)
             with _in_use(Path(target.path)):
                 yield Staging(target, Path(target.path))
@@ -250,7 +143,7 @@ class Lake(ConfigurableResource):
         Raises:
             LakeError: nothing was written into the staging folder.
         """
-        files = _describe_files(staging.folder)
+        files = describe_files(staging.folder)
         if not files:
             raise LakeError(f"{asset} wrote no file: there is nothing to publish")
         cost = (cost or Cost()).model_copy(update={"bytes_out": sum(file.bytes for file in files)})
@@ -259,7 +152,7 @@ class Lake(ConfigurableResource):
             domain=domain,
             version=staging.target.name,
             created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            content_hash=_content_hash(files),
+            content_hash=content_hash_of(files),
             fingerprint=fingerprint,
             code_version=code_version,
             inputs=dict(inputs or {}),
@@ -275,14 +168,14 @@ class Lake(ConfigurableResource):
 
     def workspace(self, asset: str, domain: str | None, fingerprint: str) -> Path:
         """A local folder that survives a killed run: checkpoints go here, keyed by what is computed."""
-        root = Path(self._root.path) if _is_local(self._root) else Path(self.cache).expanduser()
+        root = Path(self._root.path) if is_local(self._root) else Path(self.cache).expanduser()
         folder = root / WORK / _checked(asset) / _domain_folder(domain) / fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def drop_workspaces(self, asset: str, domain: str | None) -> None:
         """Remove the checkpoints of an asset once its snapshot is published."""
-        root = Path(self._root.path) if _is_local(self._root) else Path(self.cache).expanduser()
+        root = Path(self._root.path) if is_local(self._root) else Path(self.cache).expanduser()
         shutil.rmtree(root / WORK / _checked(asset) / _domain_folder(domain), ignore_errors=True)
 
     def garbage(self, *, older_than: float = DAY) -> list[UPath]:
@@ -343,7 +236,7 @@ class Lake(ConfigurableResource):
 
     @staticmethod
     def _upload(staging: Staging, files: list[FileEntry]) -> None:
-        if _is_local(staging.target):
+        if is_local(staging.target):
             for folder, _, names in os.walk(staging.folder):
                 for name in names:
                     flush(Path(folder) / name)
@@ -389,33 +282,6 @@ def _domain_folder(domain: str | None) -> str:
     return GLOBAL if domain is None else check_domain(domain)
 
 
-def _is_local(path: UPath) -> bool:
-    return path.protocol in ("", "file", "local")
-
-
-def _describe_files(folder: Path) -> list[FileEntry]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [_describe_file(path, path.relative_to(folder).as_posix()) for path in paths]
-
-
-def _describe_file(path: Path, name: str) -> FileEntry:
-    rows, columns = None, None
-    if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as parquet:
-            rows = parquet.metadata.num_rows
-            columns = {field.name: str(field.type) for field in _fields(parquet.schema_arrow)}
-    return FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256_of(path), rows=rows, columns=columns)
-
-
-def _fields(schema: pa.Schema) -> list[pa.Field]:
-    return [schema.field(index) for index in range(len(schema))]
-
-
-def _content_hash(files: list[FileEntry]) -> str:
-    listing = json.dumps([[file.name, file.sha256] for file in files])
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
 @contextlib.contextmanager
 def _in_use(folder: Path) -> Iterator[None]:
     """Mark a staging folder as being written; remove it when writing fails. A killed process lets go of it."""
@@ -432,7 +298,7 @@ def _in_use(folder: Path) -> Iterator[None]:
 
 def _is_in_use(folder: UPath) -> bool:
     """Whether a living process is writing a staging folder, however long ago it wrote last."""
-    if not _is_local(folder):
+    if not is_local(folder):
         return False  # a remote folder is staged locally and only uploaded at the end
     descriptor = os.open(folder.path, os.O_RDONLY)
     try:
@@ -446,7 +312,7 @@ def _is_in_use(folder: UPath) -> bool:
 
 def _write_whole(path: UPath, content: bytes) -> None:
     """Write a file so that a reader sees all of it or the one before: an object PUT, or write and rename."""
-    if not _is_local(path):
+    if not is_local(path):
         path.fs.pipe_file(path.path, content)
         return
     target = Path(path.path)
@@ -466,7 +332,7 @@ def _last_change(path: UPath) -> float:
 
 
 def _modified(path: UPath) -> float:
-    if _is_local(path):
+    if is_local(path):
         return Path(path.path).stat().st_mtime
     modified = path.fs.info(path.path).get("LastModified")  # absent for S3 "folders"
     return modified.timestamp() if modified else 0.0

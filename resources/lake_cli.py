@@ -12,8 +12,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from resources.lake import DAY, Lake, Snapshot
+from resources.lake import DAY, Lake
 from resources.settings import Settings
+from resources.snapshot import Snapshot
 
 
 def main(arguments: list[str] | None = None) -> int:

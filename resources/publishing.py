@@ -32,7 +32,8 @@ from dagster import (
 )
 from dagster_shared.utils.warnings import PreviewWarning
 
-from resources.lake import Cost, Lake, Snapshot
+from resources.lake import Lake
+from resources.snapshot import Cost, Snapshot
 from yunmin_assets.partitions import domain_partitions
 from yunmin_assets.progress import Log
 

@@ -10,7 +10,8 @@ from dagster import ConfigurableResource
 from pydantic import ValidationError
 from upath import UPath
 
-from resources.lake import Snapshot, open_uri
+from resources.lake import open_uri
+from resources.snapshot import Snapshot
 from yunmin_assets.columnar.config import PackConfig, PackOptions, TokenizerConfig
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.corpus.config import CorpusConfig

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from dagster import AssetExecutionContext
 
-from resources.lake import Lake, LakeError, Snapshot, check_domain
+from resources.lake import Lake, check_domain
 from resources.publishing import Check
+from resources.snapshot import LakeError, Snapshot
 from yunmin_assets.partitions import domain_partitions
 
 Requirement = Callable[[str], tuple[str, str | None]]

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from resources.lake import POINTER, Lake, LakeError, Snapshot, check_domain
+from resources.lake import POINTER, Lake, check_domain
+from resources.snapshot import LakeError, Snapshot
 from tests.conftest import REPOSITORY
 
 

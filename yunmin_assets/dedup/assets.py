@@ -4,9 +4,10 @@ from pathlib import Path
 
 from dagster import AssetExecutionContext, asset
 
-from resources.lake import Lake, LakeError
+from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import Settings
+from resources.snapshot import LakeError
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
 from yunmin_assets.partitions import domain_partitions
 from yunmin_assets.snapshot_files import decisions_file

@@ -7,9 +7,10 @@ from pathlib import Path
 from dagster import AssetExecutionContext, asset
 
 from resources.compute import Compute
-from resources.lake import Lake, LakeError, Snapshot
+from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import Settings
+from resources.snapshot import LakeError, Snapshot
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
 from yunmin_assets.documents import split_path
 from yunmin_assets.files import folder_hash

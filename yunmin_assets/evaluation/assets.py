@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from dagster import AssetExecutionContext, asset
 
 from resources.compute import Compute
-from resources.lake import Lake, Snapshot
+from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import REPOSITORY, PipelineConfig, Settings
+from resources.snapshot import Snapshot
 from resources.upstream import require_made_from
 from yunmin_assets.documents import read_documents, split_path
 from yunmin_assets.files import sha256_of
