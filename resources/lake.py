@@ -84,7 +84,7 @@ class Lake(ConfigurableResource):
         """The current snapshot, or None when nothing has been published yet."""
         home = self._home(asset, domain)
         try:
-            pointer = (home / POINTER).read_bytes()
+            pointer = _read_whole(home / POINTER)
         except FileNotFoundError:
             return None
         return self.open(asset, domain, json.loads(pointer)["version"])
@@ -93,7 +93,7 @@ class Lake(ConfigurableResource):
         """A snapshot by its version, current or not."""
         folder = self._home(asset, domain) / version
         try:
-            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+            manifest = Manifest.model_validate_json(_read_whole(folder / MANIFEST))
         except FileNotFoundError as error:
             raise LakeError(f"{folder / MANIFEST} is missing: materialize {asset} again") from error
         return Snapshot(folder, manifest, Path(self.cache).expanduser())
@@ -200,14 +200,14 @@ class Lake(ConfigurableResource):
         return sorted(found, key=str)
 
     def superseded(self, *, keep: int = 1) -> list[UPath]:
-        """Whole snapshots that are neither current nor among the `keep` newest before the current one."""
+        """Whole snapshots that are neither current nor among the `keep` newest of the others."""
         found = []
         for asset in self.assets():
             for home in self._folders(self._root / asset):
                 domain = None if home.name == GLOBAL else home.name
                 current = self.find(asset, domain)
                 name = current.manifest.version if current else ""
-                older = [version for version in self.versions(asset, domain) if version < name]
+                older = [version for version in self.versions(asset, domain) if version != name]
                 found += [home / version for version in older[: len(older) - keep if keep else None]]
         return sorted(found, key=str)
 
@@ -308,6 +308,11 @@ def _is_in_use(folder: UPath) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _read_whole(path: UPath) -> bytes:
+    """Read a small file in one request: an open S3 file fails when its object is replaced while it is read."""
+    return Path(path.path).read_bytes() if is_local(path) else bytes(path.fs.cat_file(path.path))
 
 
 def _write_whole(path: UPath, content: bytes) -> None:

@@ -178,14 +178,65 @@ def test_superseded_snapshots_are_collected_only_when_asked_and_never_the_curren
     assert lake.current("clean_corpus", "law").manifest.version == versions[2]
 
 
+PUBLISH_TO_S3_AND_DIE = textwrap.dedent(
+    """
+    import os, signal, sys
+    import s3fs
+    from resources.lake import Lake
+
+    uri, endpoint, last_call = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    count = 0
+    original = s3fs.S3FileSystem._call_s3
+
+    async def die_at_the_chosen_call(self, method, *arguments, **options):
+        global count
+        if method in ("put_object", "create_multipart_upload"):
+            count += 1
+            if count > last_call:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return await original(self, method, *arguments, **options)
+
+    s3fs.S3FileSystem._call_s3 = die_at_the_chosen_call
+    lake = Lake(uri=uri, endpoint_url=endpoint)
+    with lake.stage("clean_corpus", "law") as staging:
+        for name in ("a", "b"):
+            (staging.folder / f"{name}.txt").write_text(f"new {name}")
+        lake.commit(staging, asset="clean_corpus", domain="law", fingerprint="new")
+    """
+)
+
+
+def test_a_publisher_to_s3_killed_before_any_upload_leaves_the_old_snapshot_whole(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    uri = f"s3://lake/{uuid.uuid4().hex}"
+    lake = Lake(uri=uri, endpoint_url=s3_endpoint, cache=str(tmp_path / "cache"))
+    old = publish(lake, "old")
+    for call in range(10):
+        command = [sys.executable, "-c", PUBLISH_TO_S3_AND_DIE, uri, s3_endpoint, str(call)]
+        process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        current = lake.current("clean_corpus", "law")
+        assert current.verify() == []
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        assert current.manifest.version == old.manifest.version
+    assert call == 4, "two files, the manifest and the pointer are four uploads"
+    assert (current.local / "a.txt").read_text() == "new a"
+    assert len(lake.garbage(older_than=-1)) == 2, "one died after the first file, one after the second"
+    assert len(lake.superseded(keep=0)) == 2, (
+        "one died before it moved the pointer; the other one is the old snapshot"
+    )
+
+
 PUBLISH_MANY = textwrap.dedent(
     """
     import sys
     from resources.lake import Lake
 
-    uri, name = sys.argv[1:]
-    lake = Lake(uri=uri)
-    for number in range(40):
+    uri, endpoint, name, times = sys.argv[1:]
+    lake = Lake(uri=uri, endpoint_url=endpoint or None)
+    for number in range(int(times)):
         with lake.stage("clean_corpus", "law") as staging:
             for part in ("a", "b", "c"):
                 (staging.folder / part).write_text(f"{name}{number}" * 100)
@@ -194,20 +245,24 @@ PUBLISH_MANY = textwrap.dedent(
 )
 
 
-def test_two_publishers_at_once_never_show_half_a_snapshot(local_lake: Lake) -> None:
-    commands = [[sys.executable, "-c", PUBLISH_MANY, local_lake.uri, name] for name in ("x", "y")]
+def test_two_publishers_at_once_never_show_half_a_snapshot(lake: Lake) -> None:
+    times = 40 if lake.endpoint_url is None else 8
+    commands = [
+        [sys.executable, "-c", PUBLISH_MANY, lake.uri, lake.endpoint_url or "", name, str(times)]
+        for name in ("x", "y")
+    ]
     processes = [subprocess.Popen(command, cwd=REPOSITORY) for command in commands]
     seen = set()
     while any(process.poll() is None for process in processes):
-        snapshot = local_lake.find("clean_corpus", "law")
+        snapshot = lake.find("clean_corpus", "law")
         if snapshot is not None:
             assert snapshot.verify() == []
-            assert len({(snapshot.local / part).read_text() for part in "abc"}) == 1
+            assert len({(snapshot.folder / part).read_text() for part in "abc"}) == 1
             seen.add(snapshot.manifest.version)
         time.sleep(0.002)
     assert [process.returncode for process in processes] == [0, 0]
-    assert len(seen) > 5
-    assert len(local_lake.versions("clean_corpus", "law")) == 80
+    assert len(seen) > 2
+    assert len(lake.versions("clean_corpus", "law")) == 2 * times
 
 
 def test_a_pointer_to_a_lost_snapshot_is_an_error_that_names_it(local_lake: Lake) -> None:
