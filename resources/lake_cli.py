@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from resources.lake import DAY, Lake
 from resources.settings import Settings
-from resources.snapshot import Snapshot
+from resources.snapshot import LakeError, Snapshot
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         for snapshot in current_snapshots(lake):
             print(_line(snapshot))
     elif options.command == "verify":
-        problems = [problem for snapshot in current_snapshots(lake) for problem in snapshot.verify()]
+        problems = find_problems(lake)
         print("\n".join(problems) or "every file is as it was published")
         return 1 if problems else 0
     elif options.command == "garbage":
@@ -43,6 +43,19 @@ def current_snapshots(lake: Lake) -> Iterator[Snapshot]:
         for domain in [None, *lake.domains(asset)]:
             if snapshot := lake.find(asset, domain):
                 yield snapshot
+
+
+def find_problems(lake: Lake) -> list[str]:
+    """A line for every current file that is not as it was published, and every pointer that leads nowhere."""
+    problems = []
+    for asset in lake.assets():
+        for domain in [None, *lake.domains(asset)]:
+            try:
+                snapshot = lake.find(asset, domain)
+                problems += snapshot.verify() if snapshot else []
+            except (LakeError, ValueError) as error:
+                problems.append(f"{asset}[{domain}]: {error}" if domain else f"{asset}: {error}")
+    return problems
 
 
 def _line(snapshot: Snapshot) -> str:
