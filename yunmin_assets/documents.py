@@ -8,6 +8,12 @@ import pyarrow.parquet as pq
 
 SPLITS = ("train", "validation", "test")
 
+EXACT_DUPLICATE = "exact duplicate"
+"""The reason in every removal log for a text that another document already has."""
+
+SYNTHETIC_SOURCE = "synthetic:"
+"""How `source` begins in documents that nobody wrote."""
+
 DOCUMENT_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from yunmin_assets.evaluation.model import FUNNEL_STAGES
+
 MEGABYTE = 1e6
-FUNNEL_STAGES = ("raw", "clean", "deduped", "pruned")
 
 
 def closing_table(report_json: bytes) -> str:

@@ -23,7 +23,12 @@ from upath import UPath
 
 from yunmin_assets.corpus.config import CorpusConfig
 from yunmin_assets.corpus.raw import RawObject, parse_line, read_lines
-from yunmin_assets.documents import DOCUMENT_SCHEMA, DOCUMENT_WRITE_OPTIONS, ROW_GROUP_DOCUMENTS
+from yunmin_assets.documents import (
+    DOCUMENT_SCHEMA,
+    DOCUMENT_WRITE_OPTIONS,
+    EXACT_DUPLICATE,
+    ROW_GROUP_DOCUMENTS,
+)
 from yunmin_assets.progress import Log, Progress, silent
 
 REJECT_SCHEMA = pa.schema(
@@ -46,7 +51,6 @@ REMOVED_SCHEMA = pa.schema(
     ]
 )
 TOO_SHORT = "too short"
-EXACT_DUPLICATE = "exact duplicate"
 EXCERPT_CHARACTERS = 200
 TEXT_HASH_BYTES = 16
 _BATCH_DOCUMENTS = ROW_GROUP_DOCUMENTS
@@ -164,23 +168,20 @@ class _Cleaner:
         try:
             record = parse_line(line)
             document = _document(record, self._domain, default_id=f"{file}#{number}")
-            if not self._is_known_text(document["text"]):
+            digest = hashlib.blake2b(document["text"].encode(), digest_size=TEXT_HASH_BYTES).digest()
+            if digest not in self._first_with_text:  # else the same line again: a duplicate, not a conflict
                 self._claim_id(document["id"], file, number)
         except (ValueError, TypeError) as error:
             self._reject(file, number, str(error), line)
             return
         raw_bytes = len(record["text"].encode())
         self.summary.bytes_raw_text += raw_bytes
-        self._keep_or_remove(document, raw_bytes, file, number)
+        self._keep_or_remove(document, digest, raw_bytes, file, number)
 
     def close(self) -> CleanSummary:
         for writer in (self._documents, self._removed, self._rejects):
             writer.close()
         return self.summary
-
-    def _is_known_text(self, text: str) -> bool:
-        """The same line delivered twice is an exact duplicate, not a conflict between two documents."""
-        return _text_hash(text) in self._first_with_text
 
     def _claim_id(self, identifier: str, file: str, number: int) -> None:
         first = self._place_of_id.setdefault(identifier, (file, number))
@@ -195,16 +196,17 @@ class _Cleaner:
         content = line if isinstance(line, bytes) else orjson.dumps(line, default=str)
         self._rejects.append({"file": file, "line": number, "reason": reason, "content": content})
 
-    def _keep_or_remove(self, document: dict[str, Any], raw_bytes: int, file: str, number: int) -> None:
+    def _keep_or_remove(
+        self, document: dict[str, Any], digest: bytes, raw_bytes: int, file: str, number: int
+    ) -> None:
         text, identifier = document["text"], document["id"]
         reason, survivor = None, None
         if len(text) < self._config.min_characters:
             reason = TOO_SHORT
         else:
-            survivor = self._first_with_text.get(_text_hash(text))
-            if survivor is not None:
-                reason = EXACT_DUPLICATE
-            self._first_with_text.setdefault(_text_hash(text), identifier)
+            survivor = self._first_with_text.get(digest)
+            reason = None if survivor is None else EXACT_DUPLICATE
+            self._first_with_text.setdefault(digest, identifier)
         if reason is None:
             self._documents.append(document)
             self.summary.documents += 1
@@ -262,10 +264,6 @@ def _all_lines(root: UPath, objects: list[RawObject]) -> Iterator[tuple[str, int
     for raw_object in objects:
         for number, line in read_lines(root, raw_object):
             yield raw_object.name, number, line
-
-
-def _text_hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=TEXT_HASH_BYTES).digest()
 
 
 def _document(record: dict[str, Any], domain: str, *, default_id: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dagster import AssetExecutionContext, asset
 from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import Settings
-from resources.snapshot import LakeError
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
 from yunmin_assets.partitions import domain_partitions
 from yunmin_assets.snapshot_files import decisions_file
@@ -122,8 +121,6 @@ def deduped_corpus(context: AssetExecutionContext, lake: Lake, settings: Setting
     """The documents of a domain that stay, as train, validation and test; and a log of those that went."""
     domain, splits = context.partition_key, settings.pipeline.splits
     clean, clusters = lake.current("clean_corpus", domain), lake.current("duplicate_clusters")
-    if f"clean_corpus[{domain}]" not in clusters.manifest.inputs:
-        raise LakeError(f"duplicate_clusters does not know {domain}: materialize duplicate_clusters again")
     require_made_from(clusters, f"clean_corpus[{domain}]", clean.content_hash)
     decided = clusters.file(decisions_file(domain))
     inputs = {"clean_corpus": clean.content_hash, f"duplicate_clusters[{domain}]": decided.sha256}

@@ -12,10 +12,10 @@ from upath import UPath
 from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.decisions import decide
 from yunmin_assets.dedup.recall import score_against_truth
-from yunmin_assets.dedup.removal import EXACT_DUPLICATE, decisions_by_domain, qualify_ids
+from yunmin_assets.dedup.removal import decisions_by_domain, qualify_ids
 from yunmin_assets.dedup.signature_files import read_signatures
 from yunmin_assets.dedup.signatures import Signatures
-from yunmin_assets.documents import document_files, read_documents
+from yunmin_assets.documents import EXACT_DUPLICATE, document_files, read_documents
 from yunmin_assets.progress import Log, silent
 
 HARD_PAIRS_BELOW = 0.85

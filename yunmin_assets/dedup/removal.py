@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from yunmin_assets.dedup.splits import SplitConfig, split_of
-from yunmin_assets.documents import SPLITS, split_path, write_documents
+from yunmin_assets.documents import EXACT_DUPLICATE, SPLITS, split_path, write_documents
 
 NEAR_DUPLICATE = "near-duplicate"
-EXACT_DUPLICATE = "exact duplicate"
 
 DOMAIN_DECISION_SCHEMA = pa.schema(
     [

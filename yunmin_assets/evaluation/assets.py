@@ -16,7 +16,7 @@ from resources.publishing import Check, Events, Markdown, Outcome, Step, check_s
 from resources.settings import REPOSITORY, PipelineConfig, Settings
 from resources.snapshot import Snapshot
 from resources.upstream import require_made_from
-from yunmin_assets.documents import read_documents, split_path
+from yunmin_assets.documents import SYNTHETIC_SOURCE, read_documents, split_path
 from yunmin_assets.files import sha256_of
 from yunmin_assets.snapshot_files import (
     DIFFERENCE,
@@ -48,8 +48,6 @@ GRAPH = {
     "merged_model": False,
 }
 """Every asset behind the report, upstream first, and whether it has a partition per domain."""
-
-SYNTHETIC_SOURCE = "synthetic:"
 
 
 @dataclass(frozen=True)
@@ -179,14 +177,12 @@ def _base_saw_other_splits(lineage: Lineage) -> list[str]:
 
 def _measure(step: Step, lineage: Lineage, pipeline: PipelineConfig, prompts: Path) -> "Report":
     from yunmin_assets.evaluation.measure import (
-        BASE,
-        MERGED,
-        MINI,
         choose_documents,
         generate_continuations,
         measure_perplexity,
         read_prompts,
     )
+    from yunmin_assets.evaluation.model import BASE, MERGED, MINI
 
     config = pipeline.evaluation
     test_sets = {
@@ -284,7 +280,7 @@ NOTES = (
 def _describe(report: "Report", sentence: str, seen: list[str]) -> Outcome:
     import math
 
-    from yunmin_assets.evaluation.measure import MERGED
+    from yunmin_assets.evaluation.model import MERGED
     from yunmin_assets.plots import markdown_table
 
     merged = [cell for cell in report.perplexity if cell.model == MERGED]

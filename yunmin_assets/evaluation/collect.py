@@ -5,8 +5,9 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from yunmin_assets.evaluation.measure import BASE, MERGED
 from yunmin_assets.evaluation.model import (
+    BASE,
+    MERGED,
     CandidateRow,
     CostRow,
     DuplicateRecall,

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 
 from yunmin_assets.evaluation.config import EvaluationConfig
-from yunmin_assets.evaluation.model import Generation, PerplexityCell
+from yunmin_assets.evaluation.model import BASE, Generation, PerplexityCell
 from yunmin_assets.evaluation.statistics import (
     PairedDifference,
     bootstrap_perplexity,
@@ -25,7 +25,6 @@ from yunmin_assets.language_model.generation import generate
 from yunmin_assets.progress import Log, silent
 from yunmin_assets.pruning.scoring import score_documents
 
-BASE, MINI, MERGED = "base", "mini", "merged"
 FEWEST_DOCUMENTS = 20
 """Test documents below which no difference is claimed: with 5, one in six null differences looks real."""
 NO_REPEAT_TOKENS = 4

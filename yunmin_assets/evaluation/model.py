@@ -13,6 +13,12 @@ from yunmin_assets.config_model import ConfigModel
 
 Verdict = Literal["better", "worse", "not shown"]
 
+BASE, MINI, MERGED = "base", "mini", "merged"
+"""The models every report measures."""
+
+FUNNEL_STAGES = ("raw", "clean", "deduped", "pruned")
+"""Prefixes of the fields of `FunnelRow`, in the order of the graph."""
+
 
 class ReportModel(ConfigModel):
     """A part of the report."""

@@ -15,11 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from yunmin_assets.evaluation import formatting
-from yunmin_assets.evaluation.model import FunnelRow, PerplexityCell, Report
+from yunmin_assets.evaluation.model import BASE, FUNNEL_STAGES, MERGED, FunnelRow, PerplexityCell, Report
 from yunmin_assets.evaluation.plots import Mark, interval_plot, legend_mark
 
 TEMPLATE = "report.html.j2"
-BASE, MERGED = "base", "merged"
 MODEL_LABELS = {
     BASE: "Base",
     "uniform": "Uniform merge",
@@ -28,7 +27,6 @@ MODEL_LABELS = {
     "joint": "Joint training",
 }
 """Known models in the order of columns, colours and shapes."""
-FUNNEL_STAGES = ("raw", "clean", "deduped", "pruned")
 
 Tone = Literal["better", "worse", "mixed", "neutral"]
 

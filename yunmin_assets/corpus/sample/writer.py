@@ -25,8 +25,9 @@ import zstandard
 
 from yunmin_assets.corpus.sample.grammar import DOMAINS, compose, load_domain
 from yunmin_assets.corpus.sample.planting import Pair, Planted, pairs_of_families, plant
+from yunmin_assets.documents import SYNTHETIC_SOURCE
 
-SOURCE, LICENSE, LANGUAGE = "synthetic:yunmin-sample", "CC0-1.0", "ko"
+SOURCE, LICENSE, LANGUAGE = f"{SYNTHETIC_SOURCE}yunmin-sample", "CC0-1.0", "ko"
 SUFFIXES = {"national_assembly_data": ".jsonl.gz", "social_media_data": ".jsonl"}
 DEFAULT_SUFFIX = ".jsonl.zst"
 NEAR_DUPLICATE = 0.8
