@@ -10,7 +10,7 @@ from resources.settings import Settings
 from yunmin_assets.automation.jobs import jobs
 from yunmin_assets.automation.sensors import sensors
 from yunmin_assets.automation.terminal import terminal_logger
-from yunmin_assets.columnar.assets import parquet_shards, tokenizer
+from yunmin_assets.columnar.assets import loading_benchmark, parquet_shards, tokenizer
 from yunmin_assets.corpus.assets import clean_corpus, raw_corpus
 from yunmin_assets.dedup.assets import deduped_corpus, duplicate_clusters, signatures
 from yunmin_assets.dem.assets import base_model, diff_vector, domain_weights, lora_adapter, merged_model
@@ -48,6 +48,7 @@ defs = Definitions(
         perplexity,
         pruned_corpus,
         parquet_shards,
+        loading_benchmark,
         base_model,
         lora_adapter,
         diff_vector,

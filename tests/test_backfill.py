@@ -40,6 +40,7 @@ GLOBAL_ASSETS = {
     "base_model",
     "domain_weights",
     "merged_model",
+    "loading_benchmark",
     "eval_report",
 }
 

@@ -26,12 +26,17 @@ LINEAGE = {
     "perplexity": ("pruning", True, {"deduped_corpus", "reference_model"}),
     "pruned_corpus": ("pruning", True, {"deduped_corpus", "perplexity"}),
     "parquet_shards": ("columnar", True, {"pruned_corpus", "deduped_corpus", "tokenizer"}),
+    "loading_benchmark": ("columnar", False, {"parquet_shards"}),
     "base_model": ("dem", False, {"deduped_corpus", "tokenizer"}),
     "lora_adapter": ("dem", True, {"parquet_shards", "base_model"}),
     "diff_vector": ("dem", True, {"lora_adapter", "base_model"}),
     "domain_weights": ("dem", False, {"base_model", "diff_vector", "parquet_shards"}),
     "merged_model": ("dem", False, {"base_model", "diff_vector", "domain_weights"}),
-    "eval_report": ("evaluation", False, {"merged_model", "base_model", "diff_vector", "deduped_corpus"}),
+    "eval_report": (
+        "evaluation",
+        False,
+        {"merged_model", "base_model", "diff_vector", "deduped_corpus", "loading_benchmark"},
+    ),
 }
 
 

@@ -12,8 +12,14 @@ TRAIN_FILE, VALIDATION_FILE, TEST_FILE = (
 TOKENIZER = "tokenizer"
 """Folder in `tokenizer`."""
 
+DOCUMENTS = "documents"
+"""Folder in `parquet_shards`, with the training documents and their token counts."""
+
 PACKED = "packed"
 """Folder in `parquet_shards`, with a data set per split."""
+
+LOADING_FILE = "loading.json"
+"""In `loading_benchmark`."""
 
 MODEL = "model"
 """Folder in `base_model` and `merged_model`."""

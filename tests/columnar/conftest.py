@@ -1,13 +1,16 @@
 """Synthetic token documents, packed data sets, and what pyarrow reads back from them."""
 
-from collections.abc import Callable
+import itertools
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from yunmin_assets.columnar import PackConfig, pack_documents
+from yunmin_assets.columnar import PackConfig, PackedBatch, pack_documents
 
 SMALL = {"seq_len": 16, "vocab_size": 500, "page_bytes": 150, "rows_per_row_group": 32, "shard_bytes": 2000}
 """Four rows to a page, eight pages to a row group, two row groups to a shard."""
@@ -31,6 +34,40 @@ def pack_small(folder: Path, documents: list[np.ndarray], **options: object) -> 
     return config
 
 
+def rows_of_batch(batch: PackedBatch) -> list[tuple[int, ...]]:
+    """A batch's rows as tuples of seq_len + 1 tokens; a masked label stands for the end-of-text token 0."""
+    joined = torch.cat([batch["input_ids"], batch["labels"][:, -1:].clamp(min=0)], dim=1)
+    return [tuple(row) for row in joined.tolist()]
+
+
+def are_same_batch(one: PackedBatch, other: PackedBatch) -> bool:
+    tensors = ("input_ids", "labels", "doc_start")
+    return all(torch.equal(one[name], other[name]) for name in tensors) and one["domain"] == other["domain"]
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Callable[[PackedBatch], list[tuple[int, ...]]]:
+    return rows_of_batch
+
+
+@pytest.fixture(scope="session")
+def same_batch() -> Callable[[PackedBatch, PackedBatch], bool]:
+    return are_same_batch
+
+
+@pytest.fixture(scope="session")
+def same_batches() -> Callable[[Iterable[PackedBatch], Iterable[PackedBatch]], bool]:
+    """Whether two loops give the same batches, and as many."""
+
+    def are_same(some: Iterable[PackedBatch], others: Iterable[PackedBatch]) -> bool:
+        pairs = itertools.zip_longest(some, others)
+        return all(
+            one is not None and other is not None and are_same_batch(one, other) for one, other in pairs
+        )
+
+    return are_same
+
+
 @pytest.fixture(scope="session")
 def make_documents() -> Callable[..., list[np.ndarray]]:
     return random_documents
@@ -52,3 +89,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed") / "data"
     pack_small(folder, random_documents(200))
     return folder
+
+
+@pytest.fixture
+def copied(packed: Path, tmp_path: Path) -> Path:
+    """A copy of `packed` to damage."""
+    shutil.copytree(packed, tmp_path / "data")
+    return tmp_path / "data"

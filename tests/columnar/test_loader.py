@@ -1,7 +1,11 @@
 import json
-import shutil
+import os
+import subprocess
+import sys
+import threading
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,25 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
-from yunmin_assets.columnar import DamagedFileError, PackConfig, PackedDataset, PackManifest, pack_documents
-from yunmin_assets.columnar.loader import IGNORED_LABEL
-
-
-def rows_of(batch):
-    """A batch's rows as tuples of seq_len + 1 tokens; a masked label stands for the end-of-text token 0."""
-    joined = torch.cat([batch["input_ids"], batch["labels"][:, -1:].clamp(min=0)], dim=1)
-    return [tuple(row) for row in joined.tolist()]
+from yunmin_assets.columnar import PackConfig, PackedDataset, pack_documents
+from yunmin_assets.columnar.batches import IGNORED_LABEL
 
 
-def delivered(dataset):
-    return [row for batch in dataset for row in rows_of(batch)]
-
-
-def same_batch(one, other):
-    tensors = ("input_ids", "labels", "doc_start")
-    return all(torch.equal(one[name], other[name]) for name in tensors) and one["domain"] == other["domain"]
+@pytest.fixture(scope="session")
+def delivered(rows_of):
+    return lambda dataset: [row for batch in dataset for row in rows_of(batch)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +31,7 @@ def stored(packed, read_rows):
 @pytest.mark.parametrize("compression", ["zstd", "none"])
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(500, "<u2"), (70_000, "<u4")])
 def test_an_epoch_delivers_every_row_once(
-    tmp_path, pack, make_documents, read_rows, compression, vocab_size, dtype
+    tmp_path, pack, make_documents, read_rows, compression, vocab_size, dtype, delivered
 ):
     documents = make_documents(60, vocab_size=vocab_size)
     pack(tmp_path / "data", documents, compression=compression, vocab_size=vocab_size)
@@ -70,7 +63,7 @@ def test_masking_labels_in_place_leaves_the_inputs_alone(packed):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_document_starts_belong_to_their_rows(packed, stored, shuffle):
+def test_document_starts_belong_to_their_rows(packed, stored, shuffle, rows_of):
     tables = [pq.read_table(path) for path in sorted(packed.glob("*.parquet"))]
     starts = [places for table in tables for places in table["doc_start"].to_pylist()]
     expected = dict(zip(stored, starts, strict=True))
@@ -87,11 +80,11 @@ def test_the_first_document_starts_in_the_first_row(tmp_path):
     assert batch["doc_start"].tolist() == [[True, False, False, True, False, False]]
 
 
-def test_without_shuffling_rows_come_as_they_are_stored(packed, stored):
+def test_without_shuffling_rows_come_as_they_are_stored(packed, stored, delivered):
     assert delivered(PackedDataset(packed, shuffle=False, window_pages=3)) == stored
 
 
-def test_shuffling_depends_on_seed_and_epoch_alone(packed, stored):
+def test_shuffling_depends_on_seed_and_epoch_alone(packed, stored, delivered):
     first, second, other = PackedDataset(packed), PackedDataset(packed), PackedDataset(packed, seed=1)
     epochs = [delivered(first), delivered(first), delivered(other), stored]
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -106,7 +99,7 @@ def test_the_last_batch_of_an_epoch_is_smaller_and_counted(packed, stored):
     assert len(dataset) == len(sizes)
 
 
-def test_an_endless_loop_goes_through_epoch_after_epoch(packed, stored):
+def test_an_endless_loop_goes_through_epoch_after_epoch(packed, stored, rows_of):
     dataset = PackedDataset(packed, batch_size=50, epochs=None)
     rows = []
     for batch in dataset:
@@ -119,7 +112,7 @@ def test_an_endless_loop_goes_through_epoch_after_epoch(packed, stored):
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_the_global_batch_is_the_same_for_every_world_size(packed, world_size):
+def test_the_global_batch_is_the_same_for_every_world_size(packed, world_size, rows_of):
     single = list(PackedDataset(packed, batch_size=16, window_pages=7))
     ranks = [
         list(PackedDataset(packed, batch_size=16, window_pages=7, rank=rank, world_size=world_size))
@@ -145,7 +138,7 @@ def test_a_rank_without_rows_in_the_last_batch_gets_an_empty_one(tmp_path, pack,
 
 @given(steps=st.integers(0, 40), epochs=st.integers(1, 3), shuffle=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_a_loop_resumes_exactly_where_it_stopped(packed, steps, epochs, shuffle):
+def test_a_loop_resumes_exactly_where_it_stopped(packed, steps, epochs, shuffle, same_batch):
     options = {"batch_size": 24, "epochs": epochs, "shuffle": shuffle, "window_pages": 9}
     uninterrupted = list(PackedDataset(packed, **options))
     stopped = PackedDataset(packed, **options)
@@ -159,7 +152,7 @@ def test_a_loop_resumes_exactly_where_it_stopped(packed, steps, epochs, shuffle)
         assert all(map(same_batch, before + after, uninterrupted))
 
 
-def test_a_run_resumes_on_another_number_of_ranks_and_with_another_batch_size(packed):
+def test_a_run_resumes_on_another_number_of_ranks_and_with_another_batch_size(packed, delivered):
     whole = delivered(PackedDataset(packed))
     first = PackedDataset(packed, batch_size=12, rank=1, world_size=2)
     next(iter(first))
@@ -172,7 +165,7 @@ def test_a_run_resumes_on_another_number_of_ranks_and_with_another_batch_size(pa
     assert sorted(rest) == sorted(whole[12:])
 
 
-def test_a_loop_that_was_left_early_is_continued(packed, stored):
+def test_a_loop_that_was_left_early_is_continued(packed, stored, delivered, rows_of):
     dataset = PackedDataset(packed, batch_size=5)
     first = next(iter(dataset))
     assert Counter(rows_of(first) + delivered(dataset)) == Counter(stored)
@@ -215,18 +208,6 @@ def test_a_state_out_of_range_is_refused(packed):
         dataset.load_state_dict({**dataset.state_dict(), "samples": 10**6})
 
 
-def test_it_works_in_a_torch_data_loader(packed, stored):
-    loader = DataLoader(PackedDataset(packed), batch_size=None, num_workers=0)
-    assert Counter(row for batch in loader for row in rows_of(batch)) == Counter(stored)
-    assert len(loader) == len(PackedDataset(packed))
-
-
-def test_worker_processes_are_refused_because_they_would_repeat_rows(packed):
-    loader = DataLoader(PackedDataset(packed), batch_size=None, num_workers=1)
-    with pytest.raises(RuntimeError, match="num_workers=0"):
-        next(iter(loader))
-
-
 def test_batches_of_sorted_data_are_well_mixed(tmp_path):
     rows, seq_len = 2048, 32
     config = PackConfig(seq_len=seq_len, vocab_size=rows + 2, page_bytes=16 * 66, rows_per_row_group=256)
@@ -236,88 +217,6 @@ def test_batches_of_sorted_data_are_well_mixed(tmp_path):
     means = np.array([batch["input_ids"].double().mean().item() for batch in batches])
     ideal = rows / np.sqrt(12) / np.sqrt(32)  # spread of the means of 32 numbers drawn from 1 … rows
     assert means.std() / ideal < 1.3  # 5.7 when sorted
-
-
-@pytest.fixture
-def copied(packed, tmp_path):
-    shutil.copytree(packed, tmp_path / "data")
-    return tmp_path / "data"
-
-
-def test_a_missing_manifest_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing"):
-        PackedDataset(tmp_path)
-
-
-def test_a_damaged_manifest_is_named(copied):
-    (copied / "manifest.json").write_text('{"rows": 3}')
-    with pytest.raises(ValueError, match=r"manifest\.json is not a manifest"):
-        PackedDataset(copied)
-
-
-def test_a_missing_shard_is_named(copied):
-    (copied / "shard-00002.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"shard-00002\.parquet is missing"):
-        PackedDataset(copied)
-
-
-def test_a_truncated_shard_is_named_with_the_place(copied):
-    path = copied / "shard-00001.parquet"
-    data = path.read_bytes()
-    path.write_bytes(data[:-10])
-    with pytest.raises(DamagedFileError, match=rf"shard-00001\.parquet: .*at byte {len(data) - 10}\."):
-        PackedDataset(copied)
-
-
-def test_a_shard_of_another_data_set_is_refused(copied, pack, make_documents, tmp_path):
-    pack(tmp_path / "other", make_documents(200, seed=5), compression="none")
-    shutil.copy(tmp_path / "other" / "shard-00000.parquet", copied)
-    with pytest.raises(DamagedFileError, match=r"shard-00000\.parquet: the file has"):
-        PackedDataset(copied)
-
-
-def test_a_flipped_byte_is_found_when_its_page_is_read(copied):
-    path = copied / "shard-00003.parquet"
-    data = bytearray(path.read_bytes())
-    data[60] ^= 0x01
-    path.write_bytes(data)
-    with pytest.raises(DamagedFileError, match=r"shard-00003\.parquet: .*page 0.* at byte 4\."):
-        list(PackedDataset(copied))
-
-
-def test_a_flipped_byte_among_the_document_starts_is_found(copied):
-    path = copied / "shard-00000.parquet"
-    place = pq.read_metadata(path).row_group(0).column(1)
-    data = bytearray(path.read_bytes())
-    data[place.data_page_offset + place.total_compressed_size - 1] ^= 0x01
-    path.write_bytes(data)
-    with pytest.raises(DamagedFileError, match=r"shard-00000\.parquet: doc_start or domain"):
-        PackedDataset(copied)
-
-
-@given(st.data())
-@settings(max_examples=150, deadline=None)
-def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(packed, tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("flip") / "data" / "shard-00005.parquet"
-    shutil.copytree(packed, path.parent)
-    good = path.read_bytes()
-    offset = data.draw(st.integers(0, len(good) - 1))
-    path.write_bytes(
-        good[:offset] + bytes([good[offset] ^ data.draw(st.integers(1, 255))]) + good[offset + 1 :]
-    )
-    try:
-        batches = list(PackedDataset(path.parent))
-    except DamagedFileError as error:
-        assert str(path) in str(error)
-    else:
-        assert all(map(same_batch, batches, PackedDataset(packed)))
-
-
-def test_a_data_set_without_rows_is_refused(tmp_path, packed):
-    empty = {**PackManifest.read(packed).model_dump(), "files": (), "rows": 0}
-    PackManifest(**empty).write(tmp_path)
-    with pytest.raises(ValueError, match="no rows"):
-        PackedDataset(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -335,3 +234,87 @@ def test_a_data_set_without_rows_is_refused(tmp_path, packed):
 def test_arguments_that_do_not_fit_are_refused(packed, options, message):
     with pytest.raises(ValueError, match=message):
         PackedDataset(packed, **options)
+
+
+def test_two_loops_over_one_data_set_at_once_do_not_disturb_each_other(packed, same_batch):
+    dataset = PackedDataset(packed, window_pages=5)
+    expected = list(PackedDataset(packed, window_pages=5))
+    first = iter(dataset)
+    before = [next(first) for _ in range(10)]
+    dataset.load_state_dict({**dataset.state_dict(), "samples": 0})
+    second = iter(dataset)
+    for number, (other, one) in enumerate(zip(second, first, strict=False)):
+        assert same_batch(other, expected[number])
+        assert same_batch(one, expected[number + 10])
+    assert all(map(same_batch, before, expected))
+
+
+def page_readers():
+    return [thread for thread in threading.enumerate() if thread.name == "page-reader"]
+
+
+def test_no_thread_is_left_when_a_loop_ends_or_is_left_early(packed):
+    already = len(page_readers())
+    list(PackedDataset(packed))
+    assert len(page_readers()) == already
+    batches = iter(PackedDataset(packed, epochs=None))
+    next(batches)
+    assert len(page_readers()) == already + 1
+    del batches
+    assert len(page_readers()) == already
+
+
+@pytest.mark.parametrize("window_pages", [1, 2, 33, 10_000])
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_windows_and_batches_may_have_any_size(packed, stored, delivered, window_pages, batch_size):
+    dataset = PackedDataset(packed, window_pages=window_pages, batch_size=batch_size, epochs=2)
+    assert Counter(delivered(dataset)) == Counter(stored * 2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes with Linux's /proc")
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_an_epoch_reads_the_pages_and_hardly_more(tmp_path, compression):
+    config = PackConfig(seq_len=512, vocab_size=500, compression=compression, shard_bytes=2_000_000)
+    random = np.random.default_rng(0)
+    pack_documents((random.integers(1, 500, 500) for _ in range(4000)), tmp_path / "data", config)
+    page_bytes = sum(path.stat().st_size for path in (tmp_path / "data").glob("*.parquet"))
+
+    def bytes_read():
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(dict(line.split(": ") for line in lines)["rchar"])
+
+    before = bytes_read()
+    for _ in PackedDataset(tmp_path / "data", window_pages=16):
+        pass
+    assert bytes_read() - before <= 1.1 * page_bytes
+
+
+MEASURE_MEMORY = """
+import sys, torch
+from pathlib import Path
+
+def resident_megabytes(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(dict(line.split(":") for line in lines if line.startswith("Vm"))[field].split()[0]) / 1000
+
+before = resident_megabytes("VmRSS")
+from yunmin_assets.columnar import PackedDataset
+for _ in PackedDataset(sys.argv[1], window_pages=64, epochs=int(sys.argv[2])):
+    pass
+print(resident_megabytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory with Linux's /proc")
+def test_memory_is_that_of_a_window_whatever_the_size_of_the_data(tmp_path):
+    random = np.random.default_rng(0)
+    extra = []
+    for name, tokens, epochs in (("small", 6_000_000, 8), ("large", 48_000_000, 1)):
+        documents = (random.integers(1, 60_000, 1000) for _ in range(tokens // 1000))
+        pack_documents(documents, tmp_path / name, PackConfig(seq_len=2048, shard_bytes=16_000_000))
+        command = [sys.executable, "-c", MEASURE_MEMORY, str(tmp_path / name), str(epochs)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        extra.append(float(done.stdout))
+    assert extra[1] < extra[0] + 4
+    assert extra[1] < 45  # a window of 4 MB, and what is imported

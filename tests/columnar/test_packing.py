@@ -1,5 +1,8 @@
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -9,8 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from upath import UPath
 
+from tests.columnar.toy_domain import files_no_larger_than
 from yunmin_assets.columnar import PackConfig, PackManifest, pack_documents, verify_packed
+from yunmin_assets.columnar.shuffling import WRITE_SHUFFLE, permutation
 
 
 def expected_rows(documents, seq_len):
@@ -65,12 +71,11 @@ def test_what_pyarrow_reads_is_what_was_packed(documents, seq_len, seed, compres
     assert manifest.tokens + manifest.padding_tokens == manifest.rows * seq_len + 1
 
 
-def test_the_rows_are_shuffled(packed, make_documents):
-    stored, in_order = stored_rows(packed), expected_rows(make_documents(200), 16)
-    assert stored != in_order
-    ranks = {row: place for place, row in enumerate(in_order)}
-    places = [ranks[row] for row in stored]
-    assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.15
+def test_the_rows_are_stored_in_the_order_that_the_seed_gives(packed, make_documents):
+    in_order = expected_rows(make_documents(200), 16)
+    order = permutation(len(in_order), 0, (WRITE_SHUFFLE,))
+    assert stored_rows(packed) == [in_order[row] for row in order]
+    assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.15
 
 
 def test_equal_input_and_configuration_give_equal_bytes(pack, make_documents, tmp_path):
@@ -88,9 +93,97 @@ def test_another_seed_gives_the_same_rows_in_another_order(pack, make_documents,
     assert Counter(first) == Counter(second)
 
 
-def test_a_shuffle_larger_than_its_memory_loses_nothing(pack, make_documents, tmp_path):
-    pack(tmp_path / "out", make_documents(300), shuffle_memory_bytes=100)
-    assert Counter(stored_rows(tmp_path / "out")) == Counter(expected_rows(make_documents(300), 16))
+def test_the_bytes_do_not_depend_on_the_memory_of_the_shuffle(pack, make_documents, tmp_path):
+    for name, memory in (("little", 1e-4), ("some", 2e-3), ("much", 100)):
+        pack(tmp_path / name, make_documents(300), shuffle_memory_mb=memory)
+    assert files(tmp_path / "little") == files(tmp_path / "some") == files(tmp_path / "much")
+
+
+MEMORY_PROGRAM = """
+import sys
+from pathlib import Path
+import numpy as np
+from yunmin_assets.columnar import PackConfig, pack_documents
+
+def documents(tokens):
+    random = np.random.default_rng(0)
+    for _ in range(tokens // 1000):
+        yield random.integers(1, 60_000, 1000)
+
+def peak_megabytes(tokens, name):
+    Path("/proc/self/clear_refs").write_text("5")
+    config = PackConfig(seq_len=512, compression="none", shuffle_memory_mb=8, shard_bytes=10_000_000)
+    pack_documents(documents(tokens), Path(sys.argv[1]) / name, config)
+    status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
+    return int(status.split()[0]) / 1024
+
+peak_megabytes(4_000_000, "first")  # imports, and whatever is kept
+print(peak_megabytes(4_000_000, "small"), peak_megabytes(32_000_000, "large"))
+"""
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    command = [sys.executable, "-c", MEMORY_PROGRAM, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    small, large = map(float, done.stdout.split())
+    assert large - small < 16  # the rows take 64 MB
+
+
+def test_packing_to_s3_gives_the_files_of_a_local_folder(s3_endpoint, pack, make_documents, tmp_path):
+    out = UPath("s3://lake/packed", client_kwargs={"endpoint_url": s3_endpoint}, use_listings_cache=False)
+    config = pack(tmp_path / "local", make_documents(150))
+    manifest = pack_documents(make_documents(150), out, config, domain="novels")
+    assert len(manifest.files) > 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files(tmp_path / "local")
+    with pytest.raises(FileExistsError, match="s3://lake/packed already holds something"):
+        pack_documents(make_documents(3), out, config)
+
+
+def test_an_upload_that_broke_off_leaves_no_manifest_and_may_be_repeated(
+    s3_endpoint, pack, make_documents, tmp_path
+):
+    out = UPath("s3://lake/broken", client_kwargs={"endpoint_url": s3_endpoint}, use_listings_cache=False)
+    config = pack(tmp_path / "local", make_documents(150))
+    (out / "shard-00001.parquet").write_bytes(b"half")  # what a killed upload leaves
+    (out / "unfinished").write_bytes(b"")
+    with pytest.raises(ValueError, match="document 1, token 0"):
+        pack_documents([[1], [700]], out, config)
+    assert not (out / "manifest.json").exists()
+    pack_documents(make_documents(150), out, config, domain="novels")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files(tmp_path / "local")
+
+
+@pytest.mark.parametrize("largest_file", [1000, 4000, 40_000])
+def test_a_full_disk_is_explained_and_nothing_is_left_behind(tmp_path, make_documents, largest_file):
+    documents = make_documents(5000, vocab_size=60_000)  # 300 KB of tokens
+    config = PackConfig(seq_len=16, rows_per_row_group=256)
+    with files_no_larger_than(largest_file), pytest.raises(OSError, match=r"took no more bytes.*make room"):
+        pack_documents(documents, tmp_path / "out", config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_footer_of_every_shard_says_what_its_bytes_are(tmp_path):
+    config = PackConfig(seq_len=3, vocab_size=300, eos_id=2, seed=5)
+    pack_documents([[1, 5]], tmp_path / "out", config, domain="law", tokenizer_hash="17c0")
+    footer = pq.read_metadata(tmp_path / "out" / "shard-00000.parquet").metadata
+    assert {name.decode(): value.decode() for name, value in footer.items()} == {
+        "yunmin.format": "yunmin-packed-1",
+        "yunmin.dtype": "uint16",
+        "yunmin.seq_len": "3",
+        "yunmin.vocab_size": "300",
+        "yunmin.eos_id": "2",
+        "yunmin.seed": "5",
+        "yunmin.tokenizer_hash": "17c0",
+        "yunmin.domain": "law",
+    }
+
+
+def test_very_long_rows_make_row_groups_of_fewer_rows(tmp_path):
+    config = PackConfig(seq_len=2**20, page_bytes=2**22, compression="none")
+    pack_documents([np.ones(40 * 2**20, np.uint16)], tmp_path / "out", config)
+    metadata = pq.read_metadata(tmp_path / "out" / "shard-00000.parquet")
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [31, 9]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "none"])
@@ -181,7 +274,11 @@ def test_an_empty_folder_and_the_rest_of_a_killed_run_are_replaced(pack, make_do
     (tmp_path / "out.part" / "shuffle").mkdir(parents=True)
     (tmp_path / "out.part" / "shard-00099.parquet").write_text("half")
     pack(tmp_path / "out", make_documents(5))
-    assert sorted(files(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]
+    assert sorted(files(tmp_path / "out")) == [
+        "manifest.json",
+        "shard-00000.index.safetensors",
+        "shard-00000.parquet",
+    ]
     assert not (tmp_path / "out.part").exists()
 
 

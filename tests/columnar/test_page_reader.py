@@ -40,7 +40,9 @@ def shard(request, tmp_path_factory):
 
 @pytest.mark.parametrize("compression", ["zstd", "none"])
 @pytest.mark.parametrize("vocab_size", [VOCAB, 100_000])
-@pytest.mark.parametrize("options", [{}, {"rows_per_row_group": 7}, {"page_bytes": 1}, {"page_bytes": 10**6}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rows_per_row_group": 7}, {"page_bytes": 128}, {"page_bytes": 10**6}]
+)
 def test_pages_hold_the_rows_that_pyarrow_reads(tmp_path, compression, vocab_size, options):
     path = one_shard(tmp_path / "data", compression, vocab_size, **options)
     assert np.array_equal(rows_by_page(path), rows_by_pyarrow(path))

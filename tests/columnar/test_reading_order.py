@@ -14,6 +14,19 @@ orders = st.builds(
 )
 
 
+block_orders = st.integers(1, 60).flatmap(
+    lambda pages: st.builds(
+        ReadingOrder,
+        page_rows=st.lists(st.integers(1, 9), min_size=pages, max_size=pages).map(np.array),
+        seed=st.integers(0, 5),
+        shuffle=st.booleans(),
+        window_pages=st.integers(1, 20),
+        lanes=st.sampled_from([1, 2, 4, 8]),
+        blocks=st.sets(st.integers(0, pages - 1)).map(lambda firsts: np.array(sorted({0, *firsts}))),
+    )
+)
+
+
 def walk(rule, epoch):
     """(page, row in page) of each position, window after window."""
     order = rule.epoch(epoch)
@@ -30,12 +43,12 @@ def all_rows(rule):
     return [(page, row) for page, rows in enumerate(rule.page_rows) for row in range(rows)]
 
 
-@given(orders, st.integers(0, 3))
+@given(orders | block_orders, st.integers(0, 3))
 def test_an_epoch_holds_every_row_once(rule, epoch):
     assert sorted(walk(rule, epoch)) == all_rows(rule)
 
 
-@given(orders, st.integers(0, 3), st.data())
+@given(orders | block_orders, st.integers(0, 3), st.data())
 def test_the_window_of_any_position_is_found_without_walking(rule, epoch, data):
     position = data.draw(st.integers(0, int(rule.page_rows.sum()) - 1))
     window = rule.epoch(epoch).window_at(position)
@@ -81,3 +94,51 @@ def test_rows_of_a_page_are_spread_over_their_window():
     pages = np.array([page for page, _ in walk(rule, 0)])
     neighbours = np.mean(pages[1:] == pages[:-1])
     assert neighbours < 0.04  # 15 / 1023 = 0.015 for a perfect shuffle, 0.94 when pages stay whole
+
+
+def test_the_order_of_a_seed_never_changes():
+    # Written down once: an order that changed would break resuming a run after an upgrade.
+    rule = ReadingOrder(np.full(6, 2), seed=7, shuffle=True, window_pages=4, lanes=2)
+    assert walk(rule, 1) == [
+        (5, 0),
+        (4, 0),
+        (0, 1),
+        (3, 1),
+        (0, 0),
+        (3, 0),
+        (5, 1),
+        (4, 1),
+        (2, 0),
+        (1, 0),
+        (2, 1),
+        (1, 1),
+    ]
+    in_blocks = ReadingOrder(
+        np.full(6, 2), 7, shuffle=True, window_pages=4, lanes=2, blocks=np.array([0, 2, 3])
+    )
+    assert walk(in_blocks, 1) == [
+        (0, 0),
+        (4, 0),
+        (1, 1),
+        (3, 1),
+        (1, 0),
+        (3, 0),
+        (0, 1),
+        (4, 1),
+        (5, 0),
+        (2, 0),
+        (5, 1),
+        (2, 1),
+    ]
+
+
+def test_pages_of_a_block_stay_together_and_blocks_are_permuted():
+    blocks = np.array([0, 5, 9, 12, 20])
+    rule = ReadingOrder(np.full(30, 4), 0, shuffle=True, window_pages=7, lanes=2, blocks=blocks)
+    orders = [rule.epoch(epoch).pages for epoch in range(4)]
+    members = [set(range(begin, end)) for begin, end in zip(blocks, [*blocks[1:], 30], strict=True)]
+    for order in orders:
+        for pages in members:
+            places = [place for place, page in enumerate(order) if page in pages]
+            assert places == list(range(min(places), max(places) + 1))
+    assert len({tuple(order) for order in orders}) == 4

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,8 +13,8 @@ from yunmin_assets.columnar.shuffling import rows_per_block
 def cut(documents, **options):
     """Tokens [rows, seq_len + 1] and start bits [rows, seq_len] in the stream's order, and the counts."""
     config = PackConfig(**{"seq_len": 4, "vocab_size": 100, **options})
-    layout = RowLayout.of(config)
-    cutter = RowCutter(config, layout)
+    cutter = RowCutter(config)
+    layout = cutter.layout
     blocks = [layout.split(block) for block in cutter.blocks(documents)]
     tokens = np.concatenate([block[0].view(layout.token_type) for block in blocks])
     return tokens, np.concatenate([block[1] for block in blocks]), cutter.counts
@@ -65,6 +67,30 @@ def test_a_document_that_starts_with_a_block_keeps_its_start():
     assert np.flatnonzero(starts).tolist() == [0, block_tokens]
 
 
+@given(documents.filter(any), st.integers(1, 12), st.integers(0, 30))
+def test_a_stream_that_is_written_down_goes_on_where_it_stood(documents, seq_len, stopped_before):
+    config = PackConfig(seq_len=seq_len, vocab_size=100)
+    first = RowCutter(config)
+    before = [*first.blocks(documents[:stopped_before], is_last=False)]
+    second = RowCutter.resume(config, first.state())
+    records = np.concatenate([*before, *second.blocks(documents[stopped_before:])])
+    undisturbed = RowCutter(config)
+    assert np.array_equal(records, np.concatenate([*undisturbed.blocks(documents)]))
+    assert second.counts == undisturbed.counts
+
+
+def test_everything_that_goes_by_is_counted():
+    *_, counts = cut([[1, 2], [], [3]])
+    assert asdict(counts) == {
+        "documents": 3,
+        "document_tokens": 3,
+        "token_sum": 6,
+        "rows": 2,
+        "padding_tokens": 3,
+    }
+    assert counts.tokens == 6
+
+
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, "uint16"), (65_537, "uint32"), (2**32, "uint32")])
 def test_tokens_take_two_bytes_unless_the_vocabulary_needs_four(vocab_size, dtype):
     tokens, _, _ = cut([[vocab_size - 1]], vocab_size=vocab_size)
@@ -77,7 +103,9 @@ def test_tokens_take_two_bytes_unless_the_vocabulary_needs_four(vocab_size, dtyp
     [
         ([5, 100], r"document 1, token 1: id 100 is outside the vocabulary 0…99"),
         ([-1], r"document 1, token 0: id -1 is outside"),
-        ([1.5], r"document 1 has dtype float64"),
+        ([1.5], r"document 1 has dtype float64: token ids must be integers"),
+        ([float("nan")], r"document 1 has dtype float64: token ids must be integers"),
+        (["가"], r"document 1 has dtype <U1: token ids must be integers"),
         ([[1], [2]], r"document 1 has shape \(2, 1\)"),
     ],
 )
@@ -91,3 +119,13 @@ def test_a_vocabulary_that_does_not_fit_is_refused():
         cut([[1]], vocab_size=2**32 + 1)
     with pytest.raises(ValueError, match="eos_id 100 is not in the vocabulary"):
         cut([[1]], eos_id=100)
+
+
+def test_a_row_that_is_longer_than_a_page_is_refused():
+    RowLayout.of(PackConfig(seq_len=32_767, vocab_size=500))
+    with pytest.raises(
+        ValueError, match=r"seq_len 32768 takes 65,538 bytes.*page of 65,536: raise page_bytes"
+    ):
+        RowLayout.of(PackConfig(seq_len=32_768, vocab_size=500))
+    with pytest.raises(ValueError, match="does not fit into a page"):
+        RowLayout.of(PackConfig(seq_len=20_000, vocab_size=70_000))

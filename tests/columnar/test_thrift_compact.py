@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yunmin_assets.columnar.thrift_compact import CompactReader, ThriftError
+from yunmin_assets.columnar.thrift_compact import CompactReader, ThriftError, read_varints
 
 # Encoded by hand after thrift-compact-protocol.md: a field header is (id step << 4 | type), an integer is a
 # zigzag varint.
@@ -68,3 +68,28 @@ def test_endless_nesting_and_unknown_types_are_refused():
 def test_any_bytes_give_a_struct_or_a_thrift_error(data):
     with contextlib.suppress(ThriftError):
         assert isinstance(CompactReader(data).read_struct(), dict)
+
+
+def varint(number):
+    """Encoded by the definition: seven bits a byte, lowest first."""
+    septets = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([septet | 0x80 for septet in septets[:-1]] + septets[-1:])
+
+
+@given(st.lists(st.integers(0, 2**63 - 1)), st.binary(max_size=3), st.binary(max_size=12))
+def test_many_varints_are_read_at_once(numbers, before, behind):
+    data = before + b"".join(map(varint, numbers)) + behind
+    assert read_varints(data, len(before), len(numbers)).tolist() == numbers
+
+
+def test_varints_that_end_early_or_do_not_end_are_refused():
+    with pytest.raises(ThriftError, match="3 numbers are announced at byte 1"):
+        read_varints(b"\x01\x02\x03\x80", 1, 3)
+    with pytest.raises(ThriftError, match="a number of 11 bytes"):
+        read_varints(b"\xff" * 10 + b"\x01", 0, 1)
+
+
+@given(st.binary(max_size=60), st.integers(0, 70))
+def test_any_bytes_give_varints_or_a_thrift_error(data, count):
+    with contextlib.suppress(ThriftError):
+        assert len(read_varints(data, 0, count)) == count

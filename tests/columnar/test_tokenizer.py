@@ -1,3 +1,4 @@
+import ast
 import hashlib
 import os
 import subprocess
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from yunmin_assets.columnar import TokenizerConfig, tokenize_documents, tokenizer_hash, train_tokenizer
+from yunmin_assets.columnar import (
+    TokenizerConfig,
+    tokenize_documents,
+    tokenizer,
+    tokenizer_hash,
+    train_tokenizer,
+)
 
 TEXTS = [
     "안녕하세요. 오늘 날씨가 참 좋네요!",
@@ -66,7 +73,8 @@ def test_spaces_before_punctuation_stay(opened):
 
 def test_two_processes_train_the_same_bytes(trained, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from yunmin_assets.columnar import *;"
+        "import sys; from pathlib import Path;"
+        "from yunmin_assets.columnar import TokenizerConfig, train_tokenizer;"
         f"train_tokenizer(iter({TEXTS!r}), TokenizerConfig(vocab_size=400), Path(sys.argv[1]))"
     )
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -95,6 +103,46 @@ def test_a_table_and_a_stream_of_batches_give_the_same(trained):
     assert [ids.tolist() for ids in tokenize_documents(stream, trained[0])] == whole
 
 
+def test_batches_are_cut_by_the_bytes_of_their_texts(trained, monkeypatch):
+    texts = ["가" * length for length in (10, 400, 5, 5, 5, 300, 300, 0, 7)] * 3
+    whole = [ids.tolist() for ids in tokenize_documents(pa.table({"text": texts}), trained[0])]
+    monkeypatch.setattr(tokenizer, "BATCH_TEXT_BYTES", 1000)
+    batches = [*tokenizer.tokenize_batches(pa.table({"text": texts}).to_batches(), trained[0])]
+    assert [ids.tolist() for batch in batches for ids in batch.split()] == whole
+    assert [text for batch in batches for text in batch.documents["text"].to_pylist()] == texts
+    sizes = [sum(len(text.encode()) for text in batch.documents["text"].to_pylist()) for batch in batches]
+    assert all(
+        size <= 1000 or batch.documents.num_rows == 1 for size, batch in zip(sizes, batches, strict=True)
+    )
+    assert max(batch.documents.num_rows for batch in batches) > 3
+
+
+def test_one_core_gives_the_same_ids_as_all_of_them(trained):
+    code = (
+        "import sys, pyarrow as pa; from pathlib import Path;"
+        "from yunmin_assets.columnar import tokenize_documents;"
+        f"documents = tokenize_documents(pa.table({{'text': {TEXTS!r}}}), Path(sys.argv[1]));"
+        "print([ids.tolist() for ids in documents])"
+    )
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(trained[0])]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    found = [ids.tolist() for ids in tokenize_documents(pa.table({"text": TEXTS}), trained[0])]
+    assert ast.literal_eval(done.stdout) == found
+
+
+def test_tokenising_needs_neither_transformers_nor_torch():
+    code = (
+        "import sys, yunmin_assets.columnar.shards;"
+        "print(sorted({'torch', 'transformers', 'dagster'} & sys.modules.keys()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_text_can_spell_the_end_of_a_document(trained):
     text = "앞<|endoftext|>뒤"
     (ids,) = tokenize_documents(pa.table({"text": [text]}), trained[0])
@@ -108,8 +156,9 @@ def test_an_empty_text_has_no_tokens(trained):
 
 
 def test_documents_without_text_are_refused(trained):
-    with pytest.raises(ValueError, match="document 1 has no text"):
-        list(tokenize_documents(pa.table({"text": ["가", None]}), trained[0]))
+    batches = [pa.record_batch({"text": texts}) for texts in (["가", "나"], ["다", None, None])]
+    with pytest.raises(ValueError, match="document 3 has no text"):
+        list(tokenize_documents(batches, trained[0]))
     with pytest.raises(ValueError, match="no column 'text'"):
         list(tokenize_documents(pa.table({"body": ["가"]}), trained[0]))
 

@@ -1,8 +1,14 @@
 """What stages recorded becomes rows of the report, by arithmetic a person can follow."""
 
+from pathlib import Path
+
 import pytest
 
+from resources.lake import Lake
+from resources.snapshot import Snapshot
+from yunmin_assets.evaluation.assets import loading_benchmark_of
 from yunmin_assets.evaluation.collect import candidate_rows, cost_rows, expectation_rows, funnel_row
+from yunmin_assets.evaluation.model import ExpectationRow
 
 CLEAN = {"lines": 100, "text_bytes_in": 1000, "documents": 90, "text_bytes": 900}
 DEDUPED = {"documents": 80, "text_bytes": 800}
@@ -27,6 +33,65 @@ def test_bytes_removed_are_measured_against_the_raw_text() -> None:
     assert measured is not None
     assert measured.measured == "55.0% of the bytes removed"
     assert measured.met is True
+
+
+LOADING = {
+    "sample_documents": 2000,
+    "sample_rows": 4000,
+    "sample_tokens": 1_000_000,
+    "text_speedup_over_json": 4.96,
+    "text_speedup_over_orjson": 2.21,
+    "rows_speedup_over_orjson": 42.0,
+    "rows_memory_bytes": 30_000_000,
+    "shuffled_jsonl_memory_bytes": 200_000_000,
+    "unshuffled_jsonl_memory_bytes": 5_000_000,
+    "shuffle_buffer_rows": 10_000,
+}
+
+
+def loading_rows(figures: dict[str, float] | None) -> list[ExpectationRow]:
+    rows = expectation_rows([funnel_row("law", CLEAN, DEDUPED, PRUNED, SHARDS)], [], figures)
+    return [row for row in rows if row.claim in ("Faster loading", "Less memory")]
+
+
+def test_loading_is_told_with_its_baselines_named() -> None:
+    speed, memory = (row.measurement for row in loading_rows(LOADING))
+    assert speed is not None and memory is not None
+    assert speed.measured == "training rows 42.0×, text 5.0× (json) and 2.2× (orjson)"
+    assert "JSONL, read by orjson" in speed.baseline
+    assert memory.measured == "85% less: 30.0 MB instead of 200 MB"
+    assert "shuffle buffer of 4,000 rows" in memory.baseline and "JSONL takes 5.00 MB" in memory.baseline
+    assert speed.met is True and memory.met is True
+
+
+def test_what_falls_short_of_the_expectation_is_not_met() -> None:
+    rows = loading_rows(LOADING | {"rows_speedup_over_orjson": 4.9, "rows_memory_bytes": 41_000_000})
+    assert [row.status for row in rows] == ["not met", "not met"]
+
+
+@pytest.mark.parametrize("figures", [None, {}, {"rows_speedup_over_orjson": 42.0}])
+def test_loading_that_was_not_measured_is_shown_so(figures: dict[str, float] | None) -> None:
+    assert [row.status for row in loading_rows(figures)] == ["not measured yet", "not measured yet"]
+
+
+def publish(lake: Lake, asset: str, domain: str | None, content: str, **inputs: str) -> Snapshot:
+    with lake.stage(asset, domain) as staging:
+        (staging.folder / "content.txt").write_text(content)
+        return lake.commit(staging, asset=asset, domain=domain, fingerprint=content, inputs=inputs)
+
+
+def test_a_loading_benchmark_of_older_shards_is_not_shown(tmp_path: Path) -> None:
+    lake = Lake(uri=str(tmp_path))
+    law, tech = (publish(lake, "parquet_shards", domain, domain) for domain in ("law", "tech"))
+    assert loading_benchmark_of(lake, {"law": law}) is None
+    measured_on = {"parquet_shards[law]": law.content_hash, "parquet_shards[tech]": tech.content_hash}
+    benchmark = publish(lake, "loading_benchmark", None, "figures", **measured_on)
+    for shards in ({"law": law, "tech": tech}, {"law": law}):
+        found = loading_benchmark_of(lake, shards)
+        assert found is not None and found.content_hash == benchmark.content_hash
+    newer = publish(lake, "parquet_shards", "law", "another delivery")
+    assert loading_benchmark_of(lake, {"law": newer, "tech": tech}) is None
+    assert loading_benchmark_of(lake, {"law": law, "news": newer}) is None
 
 
 def test_costs_add_up_over_domains_and_memory_is_the_largest() -> None:

@@ -36,8 +36,8 @@ per_domain_chain = define_asset_job(
 
 merge_and_evaluate = define_asset_job(
     "merge_and_evaluate",
-    selection=AssetSelection.assets("domain_weights", "merged_model", "eval_report"),
-    description="Search the domain weights, merge the difference vectors, write the evaluation report.",
+    selection=AssetSelection.assets("domain_weights", "merged_model", "loading_benchmark", "eval_report"),
+    description="Search the domain weights, merge the difference vectors, measure loading, write the report.",
 )
 
 jobs = [whole_pipeline, per_domain_chain, merge_and_evaluate]

@@ -1,8 +1,7 @@
-"""tokenizer and parquet_shards: text becomes tokens that training reads straight from Parquet."""
+"""tokenizer, parquet_shards, loading_benchmark: text becomes tokens that training reads straight from Parquet."""
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dagster import AssetExecutionContext, asset
 
@@ -10,13 +9,10 @@ from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import Settings
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains
-from yunmin_assets.documents import iterate_texts, read_documents, split_path
+from yunmin_assets.documents import iterate_texts, split_path
 from yunmin_assets.files import folder_hash
 from yunmin_assets.partitions import domain_partitions
-from yunmin_assets.snapshot_files import TOKENIZER, TRAIN_FILE, VALIDATION_FILE
-
-if TYPE_CHECKING:
-    from yunmin_assets.columnar.shards import DomainShards
+from yunmin_assets.snapshot_files import LOADING_FILE, TOKENIZER, TRAIN_FILE, VALIDATION_FILE
 
 OWNERS = ["team:yunmin-data"]
 
@@ -72,12 +68,10 @@ def tokenizer(context: AssetExecutionContext, lake: Lake, settings: Settings) ->
     group_name="columnar",
     kinds={"parquet"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     check_specs=check_specs(
         "parquet_shards",
-        {
-            "every_token_packed": "The packed rows hold every token of the documents, and every file reads back."
-        },
+        {"every_token_packed": "The packed rows, read back, hold every token of the documents."},
     ),
 )
 def parquet_shards(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
@@ -85,56 +79,96 @@ def parquet_shards(context: AssetExecutionContext, lake: Lake, settings: Setting
     domain = context.partition_key
     pruned, deduped = lake.current("pruned_corpus", domain), lake.current("deduped_corpus", domain)
     vocabulary = lake.current("tokenizer")
-    held_out = deduped.file(VALIDATION_FILE)
-    inputs = {
-        "pruned_corpus": pruned.content_hash,
-        "deduped_corpus validation": held_out.sha256,
-        "tokenizer": vocabulary.content_hash,
-    }
-    if not held_out.rows:
-        raise ValueError(
-            f"{domain} has no validation documents: raise splits.validation or deliver more text"
-        )
+    train, held_out = pruned.file(TRAIN_FILE), deduped.file(VALIDATION_FILE)
+    for split, file, option in (
+        ("training", train, "pruning.selection_rate"),
+        ("validation", held_out, "splits.validation"),
+    ):
+        if not file.rows:
+            raise ValueError(f"{domain} has no {split} documents: raise {option} or deliver more text")
     step = Step(
-        context, lake, inputs, settings.pipeline.pack.model_dump(), bytes_in=pruned.bytes + held_out.bytes
+        context,
+        lake,
+        {
+            "pruned_corpus": pruned.content_hash,
+            "deduped_corpus validation": held_out.sha256,
+            "tokenizer": vocabulary.content_hash,
+        },
+        settings.pipeline.pack.model_dump(exclude={"shuffle_memory_mb"}),
+        bytes_in=train.bytes + held_out.bytes,
     )
 
     def compute(folder: Path) -> Outcome:
         from yunmin_assets.columnar.shards import write_domain_shards
+        from yunmin_assets.columnar.summary import describe_shards
 
         written = write_domain_shards(
             {
-                "train": read_documents([split_path(pruned.local, "train")]),
-                "validation": read_documents([split_path(deduped.local, "validation")]),
+                "train": split_path(pruned.local, "train"),
+                "validation": split_path(deduped.local, "validation"),
             },
             vocabulary.local / TOKENIZER,
             folder,
             settings.pack_config(vocabulary),
             domain=domain,
+            workspace=step.workspace(),
             log=step.log,
         )
-        return _describe_shards(written)
+        figures, lengths = describe_shards(written)
+        is_complete = Check(
+            "every_token_packed",
+            written.every_token_packed,
+            f"{figures['train_tokens']:,} tokens in {figures['train_rows']:,} rows, read back",
+        )
+        return Outcome(
+            {**figures, "tokens_per_document": Markdown(lengths)},
+            (is_complete,),
+            tokens=sum(packed.tokens for packed in written.packed.values()),
+        )
 
     yield from publish(step, compute)
 
 
-def _describe_shards(written: "DomainShards") -> Outcome:
-    train, validation = written.packed["train"], written.packed["validation"]
-    packed_bytes = sum(file.bytes for file in train.files)
-    figures = {
-        "train_tokens": train.tokens,
-        "train_documents": train.documents,
-        "train_rows": train.rows,
-        "validation_tokens": validation.tokens,
-        "validation_documents": validation.documents,
-        "padding_tokens": train.padding_tokens,
-        "tokens_per_row": train.seq_len,
-        "documents_bytes": written.document_bytes,
-        "documents_bytes_per_text_byte": written.document_bytes / max(written.text_bytes, 1),
-        "packed_bytes": packed_bytes,
-        "packed_bytes_per_token": packed_bytes / max(train.tokens, 1),
-    }
-    is_complete = Check(
-        "every_token_packed", written.every_token_packed, f"{train.tokens:,} tokens in {train.rows:,} rows"
-    )
-    return Outcome(figures, (is_complete,), tokens=train.tokens)
+@asset(
+    deps=["parquet_shards"],
+    group_name="columnar",
+    kinds={"parquet"},
+    owners=OWNERS,
+    code_version="1",
+    check_specs=check_specs(
+        "loading_benchmark",
+        {"same_content": "Every reader of text, and every reader of rows, found the same."},
+        warning={"every_reader_measured": "No reader failed or took too long.", **EVERY_DOMAIN_PRESENT},
+        partitioned=False,
+    ),
+)
+def loading_benchmark(context: AssetExecutionContext, lake: Lake) -> Events:
+    """JSONL against Parquet on a sample of all domains: CPU-seconds and memory, text and training rows."""
+    shards = over_all_domains(context, lake, "parquet_shards")
+    step = Step(context, lake, shards.hashes(), bytes_in=shards.bytes())
+
+    def compute(folder: Path) -> Outcome:
+        from yunmin_assets.columnar.loading_comparison import compare_loading, describe_loading
+
+        folders = {domain: snapshot.local for domain, snapshot in shards.snapshots.items()}
+        comparison = compare_loading(folders, step.log)
+        (folder / LOADING_FILE).write_text(comparison.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        figures, table = describe_loading(comparison)
+        failures = "; ".join(f"{reader}: {reason}" for reader, reason in comparison.failures.items())
+        checks = (
+            Check(
+                "same_content",
+                comparison.found_the_same,
+                f"{comparison.documents:,} documents, {comparison.rows:,} rows",
+            ),
+            Check(
+                "every_reader_measured",
+                not failures,
+                failures or f"{len(comparison.readers)} readers",
+                blocking=False,
+            ),
+            shards.check(),
+        )
+        return Outcome({**figures, "readers": Markdown(table)}, checks, tokens=comparison.tokens)
+
+    yield from publish(step, compute)

@@ -29,9 +29,9 @@ class PackOptions(ConfigModel):
     page_bytes: int = Field(default=64 * 1024, ge=1)
     rows_per_row_group: int = Field(default=4096, ge=1)
     shard_bytes: int = Field(default=192 * 1024 * 1024, ge=1)
-    """Uncompressed token bytes after which a new shard is begun."""
-    shuffle_memory_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
-    """Memory of the external shuffle at write."""
+    """Uncompressed bytes, of tokens or of text, after which a new shard is begun."""
+    shuffle_memory_mb: float = Field(default=256, gt=0)
+    """Memory of the shuffle at write, in units of 1024² bytes; the result does not depend on it."""
 
 
 class PackConfig(PackOptions):

@@ -3,48 +3,140 @@
     shard-00000.parquet  id, text, source, lang, domain, license, meta, n_tokens
     shard-00001.parquet  …
 
-zstd-3, row groups of 1024 documents, page index and page checksums. Columns that earlier stages added stay in
-the snapshots of those stages.
+zstd-3, row groups of 1024 documents (fewer where they are very long), page index and page checksums; the
+footer counts documents, tokens, bytes of text, and what the same documents would take as JSONL. Columns that
+earlier stages added stay in the snapshots of those stages.
+
+Price: one row group of text in memory.
 """
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import TracebackType
 
+import numpy as np
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from yunmin_assets.columnar.manifest import shard_name
-from yunmin_assets.documents import DOCUMENT_SCHEMA, ROW_GROUP_DOCUMENTS, write_documents
-from yunmin_assets.files import new_folder
+from yunmin_assets.columnar.parquet_batches import iterate_batches
+from yunmin_assets.columnar.shard_writer import FOOTER_PREFIX
+from yunmin_assets.documents import DOCUMENT_SCHEMA, DOCUMENT_WRITE_OPTIONS, ROW_GROUP_DOCUMENTS
+from yunmin_assets.files import flush
 
-DOCUMENTS_PER_SHARD = 64 * ROW_GROUP_DOCUMENTS
+LARGEST_ROW_GROUP_BYTES = 64 * 1024 * 1024
 TOKEN_COUNT_FIELD = pa.field("n_tokens", pa.int32(), nullable=False)
+SHARD_SCHEMA = DOCUMENT_SCHEMA.append(TOKEN_COUNT_FIELD)
+REPEATED_COLUMNS = ["source", "lang", "domain", "license", "meta"]
+WRITE_OPTIONS = DOCUMENT_WRITE_OPTIONS | {
+    # A dictionary of texts, all different, would only cost; so would the smallest and largest text of a page.
+    "use_dictionary": REPEATED_COLUMNS,
+    "write_statistics": ["id", *REPEATED_COLUMNS, TOKEN_COUNT_FIELD.name],
+}
 
 
-def write_document_shards(documents: pa.Table, token_counts: Sequence[int], folder: Path) -> list[Path]:
-    """Write documents with a column `n_tokens` as Parquet shards.
+@dataclass
+class DocumentCounts:
+    """What document shards hold, as their footers say."""
 
-    Args:
-        documents: a table with the columns of `DOCUMENT_SCHEMA`; others are left out.
-        token_counts: tokens of each document, without the end-of-text token.
-        folder: folder to create.
+    documents: int = 0
+    tokens: int = 0
+    """Without end-of-text tokens."""
+    text_bytes: int = 0
+    """UTF-8 bytes of the texts."""
+    jsonl_bytes: int = 0
+    """Bytes of the documents as JSONL, one object with all columns per line, as orjson writes it."""
 
-    Returns:
-        The files, in the order of the documents; one empty shard for no documents.
 
-    Raises:
-        ValueError: the counts do not match the documents, or a column is missing.
-        FileExistsError: `folder` already holds something.
+class DocumentShardWriter:
+    """Writes one shard, batch by batch; the file appears under its name when it is whole.
+
+    Example:
+        with DocumentShardWriter(folder / "shard-00000.parquet", tokenizer_hash="17c0…") as shard:
+            for batch in tokenize_batches(batches, tokenizer_dir):
+                shard.write(batch.documents, batch.lengths)
     """
-    if len(token_counts) != documents.num_rows:
-        raise ValueError(f"{len(token_counts)} token counts for {documents.num_rows} documents")
-    missing = [name for name in DOCUMENT_SCHEMA.names if name not in documents.column_names]
-    if missing:
-        raise ValueError(f"documents lack the columns {missing}")
-    table = documents.select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA)
-    table = table.append_column(TOKEN_COUNT_FIELD, pa.array(token_counts, TOKEN_COUNT_FIELD.type))
-    with new_folder(folder) as part:
-        starts = range(0, max(table.num_rows, 1), DOCUMENTS_PER_SHARD)
-        names = [shard_name(number) for number in range(len(starts))]
-        for name, start in zip(names, starts, strict=True):
-            write_documents(table.slice(start, DOCUMENTS_PER_SHARD), part / name)
-    return [folder / name for name in names]
+
+    def __init__(self, path: Path, tokenizer_hash: str = ""):
+        """Begin a file; an earlier one of this name is replaced."""
+        self.path, self._tokenizer_hash = path, tokenizer_hash
+        self._part = path.with_name(f"{path.name}.part")
+        self._writer = pq.ParquetWriter(self._part, SHARD_SCHEMA, **WRITE_OPTIONS)
+        self._waiting: list[pa.RecordBatch] = []
+        self._counts = DocumentCounts()
+
+    def write(self, documents: pa.RecordBatch, token_counts: NDArray[np.int32]) -> None:
+        """Add documents.
+
+        Args:
+            documents: a batch with the columns of `DOCUMENT_SCHEMA`; others are left out.
+            token_counts: [documents] tokens of each, without the end-of-text token.
+
+        Raises:
+            ValueError: the counts do not match the documents, or a column is missing.
+        """
+        if len(token_counts) != documents.num_rows:
+            raise ValueError(f"{len(token_counts)} token counts for {documents.num_rows} documents")
+        if missing := [name for name in DOCUMENT_SCHEMA.names if name not in documents.schema.names]:
+            raise ValueError(f"documents lack the columns {missing}")
+        batch = documents.select(DOCUMENT_SCHEMA.names).cast(DOCUMENT_SCHEMA)
+        self._counts.documents += batch.num_rows
+        self._counts.tokens += int(token_counts.sum(dtype=np.int64))
+        self._counts.text_bytes += pc.sum(pc.binary_length(batch["text"])).as_py() or 0
+        self._counts.jsonl_bytes += sum(len(orjson.dumps(row)) + 1 for row in batch.to_pylist())
+        counts = pa.array(token_counts, TOKEN_COUNT_FIELD.type)
+        self._waiting.append(pa.RecordBatch.from_arrays([*batch.columns, counts], schema=SHARD_SCHEMA))
+        self._write_row_groups(is_last=False)
+
+    def __enter__(self) -> "DocumentShardWriter":
+        return self
+
+    def __exit__(
+        self, failure: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if failure is not None:
+            with contextlib.suppress(OSError):  # of a full disk; the error that led here is the one to tell
+                self._writer.close()
+            self._part.unlink(missing_ok=True)
+            return
+        self._write_row_groups(is_last=True)
+        facts = {**asdict(self._counts), "tokenizer_hash": self._tokenizer_hash}
+        self._writer.add_key_value_metadata(
+            {f"{FOOTER_PREFIX}{name}": str(value) for name, value in facts.items()}
+        )
+        self._writer.close()
+        flush(self._part)
+        self._part.rename(self.path)
+
+    def _write_row_groups(self, *, is_last: bool) -> None:
+        table = pa.Table.from_batches(self._waiting, SHARD_SCHEMA)
+        is_large = table.nbytes >= LARGEST_ROW_GROUP_BYTES
+        while table.num_rows >= ROW_GROUP_DOCUMENTS or (table.num_rows and (is_last or is_large)):
+            self._writer.write_table(table.slice(0, ROW_GROUP_DOCUMENTS), row_group_size=ROW_GROUP_DOCUMENTS)
+            table = table.slice(ROW_GROUP_DOCUMENTS)
+        self._waiting = table.to_batches()
+
+
+def count_documents(shards: Sequence[Path]) -> DocumentCounts:
+    """Add up what the footers of document shards say."""
+    total = DocumentCounts()
+    for path in shards:
+        footer = pq.read_metadata(path).metadata
+        for field in fields(DocumentCounts):
+            value = int(footer[f"{FOOTER_PREFIX}{field.name}".encode()])
+            setattr(total, field.name, getattr(total, field.name) + value)
+    return total
+
+
+def token_count_histogram(shards: Sequence[Path]) -> dict[int, int]:
+    """How many documents have 1, 2–3, 4–7, … tokens: lower bound (a power of two, or 0) → documents."""
+    counts = np.zeros(TOKEN_COUNT_FIELD.type.bit_width, np.int64)
+    for path in shards:
+        for batch in iterate_batches(path, [TOKEN_COUNT_FIELD.name], ROW_GROUP_DOCUMENTS):
+            _, exponents = np.frexp(batch.column(0).to_numpy())
+            counts += np.bincount(exponents, minlength=len(counts))
+    return {int(2**exponent // 2): int(counts[exponent]) for exponent in np.flatnonzero(counts)}

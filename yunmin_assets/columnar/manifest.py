@@ -1,17 +1,21 @@
 """`manifest.json` of a packed data set: what was packed, how, and the hash of every file."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
+from yunmin_assets.columnar.page_reader import DamagedFileError
+from yunmin_assets.columnar.shard_index import check_index, index_name
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.files import sha256_of
 from yunmin_assets.progress import Log, Progress, silent
 
 MANIFEST_FILE = "manifest.json"
+FINGERPRINT = "fingerprint"
+"""Key of the manifest's own hash, so that a flipped byte in it is found."""
 
 
 def shard_name(number: int) -> str:
@@ -26,6 +30,8 @@ class ShardEntry(ConfigModel):
     rows: int
     bytes: int
     sha256: str
+    index_sha256: str | None = None
+    """Of the page index beside the shard (see shard_index); None for a shard that was packed without one."""
 
 
 class PackManifest(ConfigModel):
@@ -62,11 +68,13 @@ class PackManifest(ConfigModel):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the manifest. It covers the hash of every file, so it names the data set."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""
-        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        content = {**self.model_dump(mode="json", exclude_none=True), FINGERPRINT: self.fingerprint}
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "PackManifest":
@@ -74,17 +82,33 @@ class PackManifest(ConfigModel):
 
         Raises:
             FileNotFoundError: no manifest in `folder`.
-            ValueError: the manifest is damaged or of another format.
+            DamagedFileError: the manifest is damaged or of another format.
         """
         path = folder / MANIFEST_FILE
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing: {folder} is no packed data set, or was not packed to the end"
             )
+        return cls.parse(path.read_bytes(), path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path | str) -> "PackManifest":
+        """The manifest that `data`, the content of `path`, holds.
+
+        Raises:
+            DamagedFileError: it is not what was written, or of another format.
+        """
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise ValueError(f"{path} is not a manifest of a packed data set: {error}") from error
+            content = json.loads(data)
+            written = content.pop(FINGERPRINT, None)  # absent from manifests that are older than it
+            manifest = cls.model_validate_json(json.dumps(content))
+        except (ValueError, AttributeError, TypeError) as error:
+            offset = getattr(error, "pos", 0)
+            problem = f"not a manifest of a packed data set ({error})"
+            raise DamagedFileError(path, offset, problem) from error
+        if written not in (None, manifest.fingerprint):
+            raise DamagedFileError(path, 0, f"the content does not match its own {FINGERPRINT}")
+        return manifest
 
 
 def verify_packed(folder: Path, log: Log = silent) -> PackManifest:
@@ -101,5 +125,8 @@ def verify_packed(folder: Path, log: Log = silent) -> PackManifest:
                 raise ValueError(
                     f"{folder / entry.name}: the file's SHA-256 is not the one in {MANIFEST_FILE}"
                 )
+            if entry.index_sha256 is not None:
+                index = folder / index_name(entry.name)
+                check_index(index, index.read_bytes(), entry.index_sha256)
             progress.advance()
     return manifest

@@ -1,109 +1,200 @@
-"""The rows of a packed data set by page: shards, their page indexes, document starts and domains.
+"""The rows of a packed data set by page, whatever folder or bucket it lies in.
 
-Token pages are read when asked for. `doc_start` and `domain` are small and are read whole when the store is
-opened.
+Only indexes are read when a store is opened. A page is read, checked against the CRC32 of its payload, and
+decompressed when it is asked for.
 
-Price: 20 bytes of memory per page, about 10 per row and 2 per document; one open file per shard.
+Price: 32 bytes of memory per page, and two open files per shard.
 """
 
+import bisect
 from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import zstandard
 from numpy.typing import NDArray
+from upath import UPath
 
+from yunmin_assets.columnar.checksums import crc32
+from yunmin_assets.columnar.local_shards import LocalShards
 from yunmin_assets.columnar.manifest import PackManifest, ShardEntry
-from yunmin_assets.columnar.page_reader import DamagedFileError, PageReader
-from yunmin_assets.columnar.shard_writer import DOC_START, DOMAIN
+from yunmin_assets.columnar.page_reader import DamagedFileError
+from yunmin_assets.columnar.shard_index import ShardIndex, block_starts
+
+
+class ShardFiles(Protocol):
+    """Where the bytes of a data set come from; see local_shards and remote_shards."""
+
+    manifest: PackManifest
+
+    def open_index(self, shard: int) -> ShardIndex:
+        """The index of a shard, by its number in the manifest."""
+
+    def read(self, shard: int, offset: int, target: memoryview) -> int:
+        """Fill `target` with the bytes of a shard from `offset` on; return how many there were."""
+
+    def will_need(self, shard: int, offsets: NDArray[np.int64], sizes: NDArray[np.int32]) -> None:
+        """Pieces of a shard that will be read soon, in ascending order."""
+
+    def forget(self, shard: int, offset: int) -> bool:
+        """Drop a copy of the bytes at `offset`; false where there are no copies."""
+
+    def name(self, shard: int) -> str:
+        """What to call a shard in a message."""
+
+    def close(self) -> None:
+        """Close all files."""
+
+
+class PageBuffer(NamedTuple):
+    """What a thread needs to read pages."""
+
+    memory: memoryview
+    decompressor: zstandard.ZstdDecompressor | None
+
+
+class Page(NamedTuple):
+    """A page that was read."""
+
+    tokens: NDArray
+    """uint16 or uint32 [rows, seq_len + 1], read-only; valid until the buffer is used again."""
+    starts: NDArray[np.uint32]
+    """Document starts: row in the page × seq_len + input position."""
+    domains: NDArray[np.uint16] | None
+    """[rows] places in the store's `domains`; None when the data set has only one domain."""
 
 
 class PackedStore:
     """Random access to the pages of all shards of a packed data set, counted through from 0.
 
+    Threads may read at the same time, each with a `PageBuffer` of its own.
+
     Attributes:
         manifest: what the folder's `manifest.json` says.
+        domains: names of the domains, sorted.
         page_rows: int32 [pages] rows of each page.
-        page_first_row: int64 [pages] number of each page's first row in the data set.
+        blocks: int64 [blocks] first page of each block (see `shard_index.block_starts`).
     """
 
-    def __init__(self, folder: Path):
-        """Open every shard and read its index.
+    def __init__(self, files: ShardFiles):
+        """Read the index of every shard.
 
         Raises:
-            FileNotFoundError: the manifest or a shard is missing.
-            DamagedFileError: a shard is truncated or damaged, or is not the one in the manifest.
-            ValueError: the data set has no rows.
+            FileNotFoundError: a shard or its index is missing.
+            DamagedFileError: a shard or its index is damaged, or is not the one in the manifest.
+            ValueError: the data set, or one of its domains, has no rows.
         """
-        self.manifest = PackManifest.read(folder)
-        if self.manifest.rows == 0:
-            raise ValueError(f"{folder}: the packed data set has no rows")
-        self._readers = [_open_shard(folder, entry, self.manifest) for entry in self.manifest.files]
-        indexes = [reader.index for reader in self._readers]
-        pages_of_shards = [len(index.rows) for index in indexes]
-        self.page_rows = np.concatenate([index.rows for index in indexes])
-        self.page_first_row = np.cumsum(self.page_rows, dtype=np.int64) - self.page_rows
-        self._shard_of_page = np.repeat(np.arange(len(indexes), dtype=np.int32), pages_of_shards)
-        self._first_page = np.cumsum([0, *pages_of_shards])
-        labels = [_read_labels(reader, self.manifest) for reader in self._readers]
-        self._starts = np.concatenate([starts for starts, _, _ in labels])
-        self._starts_end = np.cumsum(np.concatenate([counts for _, counts, _ in labels]), dtype=np.int64)
-        self._domain_of_row = np.concatenate([domains for _, _, domains in labels])
-        self._domains = sorted(self.manifest.domains)
+        self._files = files
+        self.manifest = manifest = files.manifest
+        self.domains = sorted(manifest.domains)
+        self._indexes = [self._open(shard, entry) for shard, entry in enumerate(manifest.files)]
+        self.page_rows = np.concatenate([index.rows for index in self._indexes])
+        pages_of_shards = [len(index.rows) for index in self._indexes]
+        self._first_pages = np.cumsum([0, *pages_of_shards]).tolist()
+        self.blocks = np.concatenate(
+            [
+                first + block_starts(index.rows, manifest.row_bytes)
+                for first, index in zip(self._first_pages, self._indexes, strict=False)
+            ]
+        )
+        self._domain_numbers = [self._numbers_of_domains(shard) for shard in range(len(self._indexes))]
+        self._largest_page = max(int(index.size.max()) for index in self._indexes)
 
-    def read_page(self, page: int) -> NDArray:
-        """Tokens of a page, uint16 or uint32 [rows, seq_len + 1], read-only.
+    def buffer(self) -> "PageBuffer":
+        """Memory that a thread reads pages into."""
+        decompressor = zstandard.ZstdDecompressor() if self.manifest.compression == "zstd" else None
+        return PageBuffer(memoryview(bytearray(self._largest_page)), decompressor)
+
+    def read_page(self, page: int, buffer: "PageBuffer") -> Page:
+        """Read and check a page.
 
         Raises:
             DamagedFileError: the page's bytes are not those that were written.
         """
-        shard = self._shard_of_page[page]
-        rows = self._readers[shard].read_page(page - self._first_page[shard])
-        return rows.view(self.manifest.token_type)
+        shard = bisect.bisect_right(self._first_pages, page) - 1
+        index, number = self._indexes[shard], page - self._first_pages[shard]
+        payload = self._checked_payload(shard, index, number, buffer)
+        rows = int(index.rows[number])
+        tokens = np.frombuffer(payload, self.manifest.token_type).reshape(rows, -1)
+        domains = None
+        if len(self.domains) > 1:
+            numbers = index.domain_numbers(index.first_row(number), rows)
+            domains = self._domain_numbers[shard][numbers]
+        return Page(tokens, index.starts(number), domains)
 
-    def document_starts(self, row: int) -> NDArray[np.int32]:
-        """Input positions, 0 … seq_len - 1, of a row at which a document starts."""
-        begin = self._starts_end[row - 1] if row else 0
-        return self._starts[begin : self._starts_end[row]]
+    def will_need(self, pages: NDArray[np.int64]) -> None:
+        """Say which pages will be read soon, so that the disk or network can begin."""
+        pages = np.sort(pages)
+        shards = np.searchsorted(self._first_pages, pages, side="right") - 1
+        for shard in np.unique(shards).tolist():
+            index, numbers = self._indexes[shard], pages[shards == shard] - self._first_pages[shard]
+            self._files.will_need(shard, index.offset[numbers], index.size[numbers])
 
-    def domain(self, row: int) -> str:
-        """Domain of a row."""
-        return self._domains[self._domain_of_row[row]]
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
+        for index in self._indexes:
+            index.file.close()
+
+    def _checked_payload(
+        self, shard: int, index: ShardIndex, number: int, buffer: "PageBuffer"
+    ) -> bytes | memoryview:
+        """A page's payload, decompressed."""
+        offset, size = int(index.offset[number]), int(index.size[number])
+        target = buffer.memory[:size]
+        while True:
+            found = self._files.read(shard, offset, target)
+            if found == size and crc32(target) == index.checksum[number]:
+                break
+            if not self._files.forget(shard, offset):  # else a damaged copy is gone: read once more
+                problem = "does not match its checksum" if found == size else f"ends after {found} bytes"
+                self._fail_page(shard, number, problem)
+        if buffer.decompressor is None:
+            return target
+        payload_bytes = int(index.rows[number]) * self.manifest.row_bytes
+        return buffer.decompressor.decompress(target, max_output_size=payload_bytes)
+
+    def _fail_page(self, shard: int, number: int, problem: str) -> NoReturn:
+        index = self._indexes[shard]
+        first_row, offset = index.first_row(number), int(index.offset[number])
+        rows = f"rows {first_row} to {first_row + int(index.rows[number]) - 1}"
+        raise DamagedFileError(self._files.name(shard), offset, f"page {number} ({rows}) {problem}")
+
+    def _open(self, shard: int, entry: ShardEntry) -> ShardIndex:
+        index = self._files.open_index(shard)
+        found = int(index.rows.sum())
+        if found != entry.rows or len(index.offset) == 0:
+            raise DamagedFileError(self._files.name(shard), 0, f"{found} rows instead of {entry.rows}")
+        unknown = set(index.domains) - set(self.domains)
+        if unknown:
+            problem = f"domains {sorted(unknown)} are not in the manifest"
+            raise DamagedFileError(self._files.name(shard), 0, problem)
+        return index
+
+    def _numbers_of_domains(self, shard: int) -> NDArray[np.uint16]:
+        """For each domain of a shard its place in `domains`."""
+        return np.array([self.domains.index(name) for name in self._indexes[shard].domains], np.uint16)
 
 
-def _open_shard(folder: Path, entry: ShardEntry, manifest: PackManifest) -> PageReader:
-    path = folder / entry.name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the manifest lists it with {entry.rows} rows")
-    found_bytes = path.stat().st_size
-    if found_bytes != entry.bytes:
-        problem = f"the file has {found_bytes} of the {entry.bytes} bytes in the manifest"
-        raise DamagedFileError(path, min(found_bytes, entry.bytes), problem)
-    reader = PageReader(path)
-    found = (reader.rows, reader.index.row_bytes)
-    if found != (entry.rows, manifest.row_bytes):
-        wanted = f"{entry.rows} rows of {manifest.row_bytes} bytes"
-        raise DamagedFileError(path, 0, f"{found[0]} rows of {found[1]} bytes instead of {wanted}")
-    return reader
+def open_store(path: Path | UPath | str, **remote: Any) -> PackedStore:
+    """Open the packed data set of a folder, or of an `s3://` prefix (or any other that fsspec knows).
 
+    Args:
+        remote: options of `RemoteShards`.
 
-def _read_labels(
-    reader: PageReader, manifest: PackManifest
-) -> tuple[NDArray, NDArray[np.int32], NDArray[np.int16]]:
-    """All document starts of a shard, their number in each row, and each row's domain as a number."""
-    known_domains = pa.array(sorted(manifest.domains), pa.string())
-    try:
-        file = pq.ParquetFile(reader.path, page_checksum_verification=True)
-        table = file.read([DOC_START, DOMAIN], use_threads=False)
-        lists = table[DOC_START].combine_chunks()
-        starts, counts = lists.flatten().to_numpy(), np.diff(lists.offsets.to_numpy())
-        codes = pc.index_in(table[DOMAIN].combine_chunks(), known_domains)
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
-        # pyarrow checks the pages; damaged column names and types turn up as any of these
-        raise DamagedFileError(reader.path, 0, f"{DOC_START} or {DOMAIN} cannot be read ({error})") from error
-    outside = ((starts < 0) | (starts >= manifest.seq_len)).any()
-    if len(lists) != reader.rows or len(codes) != reader.rows or outside or codes.null_count:
-        raise DamagedFileError(reader.path, 0, f"{DOC_START} or {DOMAIN} does not fit the manifest")
-    smallest = np.uint16 if manifest.seq_len <= np.iinfo(np.uint16).max else np.int32
-    return starts.astype(smallest), counts, codes.to_numpy().astype(np.int16)
+    Raises:
+        FileNotFoundError: the manifest, a shard or its index is missing.
+        DamagedFileError: one of them is damaged.
+        ValueError: the data set, or one of its domains, has no rows.
+    """
+    if "://" not in str(path):
+        files: ShardFiles = LocalShards(Path(str(path)))
+    else:
+        from yunmin_assets.columnar.remote_shards import RemoteShards
+
+        files = RemoteShards(UPath(path), **remote)
+    empty = [name for name, rows in files.manifest.domains.items() if rows == 0]
+    if files.manifest.rows == 0 or empty:
+        which = f"; the domains {empty} are empty" if empty else ""
+        raise ValueError(f"{path}: the packed data set has no rows{which}")
+    return PackedStore(files)

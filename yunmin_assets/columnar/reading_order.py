@@ -1,6 +1,7 @@
 """The order in which an epoch's rows are delivered, as a pure function of (seed, epoch, page sizes).
 
 1. The pages are permuted and cut into windows of `window_pages`. Only one window is in memory at a time.
+   Where single pages are dear to fetch, whole blocks of consecutive pages are permuted instead.
 2. A window's rows are dealt to `lanes` lanes, each a contiguous run of the window's pages, and permuted
    within each lane. The lanes take turns: place t of the window goes to lane t mod `lanes`.
 3. Position i of the epoch goes to rank i mod world size.
@@ -45,14 +46,24 @@ class ReadingOrder:
     shuffle: bool
     window_pages: int
     lanes: int
+    blocks: NDArray[np.int64] | None = None
+    """First page of each block that is kept together, the first one 0; None permutes single pages."""
 
     def epoch(self, epoch: int) -> "EpochOrder":
         """The order of one epoch."""
         pages = len(self.page_rows)
-        order = permutation(pages, self.seed, (PAGE_ORDER, epoch)) if self.shuffle else np.arange(pages)
+        order = self._page_order(epoch) if self.shuffle else np.arange(pages)
         last_pages = np.append(np.arange(self.window_pages, pages, self.window_pages), pages) - 1
         ends = np.cumsum(self.page_rows[order], dtype=np.int64)[last_pages]
         return EpochOrder(self, epoch, order, ends)
+
+    def _page_order(self, epoch: int) -> NDArray[np.int64]:
+        key, pages = (PAGE_ORDER, epoch), len(self.page_rows)
+        if self.blocks is None:
+            return permutation(pages, self.seed, key)
+        ends = np.append(self.blocks[1:], pages)
+        order = permutation(len(self.blocks), self.seed, key)
+        return np.concatenate([np.arange(self.blocks[block], ends[block]) for block in order])
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ Price: a document may be split over rows, and a row may hold several documents; 
 (Only an empty document at the very end may start nowhere: its one token is a label, never an input.)
 """
 
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -40,14 +41,21 @@ class RowLayout:
         """The narrowest layout that holds the vocabulary.
 
         Raises:
-            ValueError: the vocabulary needs more than 32 bits, or the end-of-text id is not part of it.
+            ValueError: the vocabulary needs more than 32 bits, the end-of-text id is not part of it, or a row
+                is longer than a page.
         """
         if config.eos_id >= config.vocab_size:
             raise ValueError(f"eos_id {config.eos_id} is not in the vocabulary of {config.vocab_size} tokens")
-        for dtype, largest in LARGEST_VOCABULARY.items():
-            if config.vocab_size <= largest:
-                return cls(config.seq_len, dtype)
-        raise ValueError(f"vocab_size {config.vocab_size} does not fit into 32-bit token ids")
+        fitting = [dtype for dtype, size in LARGEST_VOCABULARY.items() if config.vocab_size <= size]
+        if not fitting:
+            raise ValueError(f"vocab_size {config.vocab_size} does not fit into 32-bit token ids")
+        layout = cls(config.seq_len, fitting[0])
+        if layout.token_bytes > config.page_bytes:
+            raise ValueError(
+                f"a row of seq_len {config.seq_len} takes {layout.token_bytes:,} bytes and does not fit into a "
+                f"page of {config.page_bytes:,}: raise page_bytes or lower seq_len"
+            )
+        return layout
 
     @property
     def token_type(self) -> np.dtype:
@@ -81,78 +89,122 @@ class RowCounts:
 
     documents: int = 0
     document_tokens: int = 0
+    token_sum: int = 0
+    """Sum of the ids of all document tokens, to be compared with what was stored."""
     rows: int = 0
     padding_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the stream: those of the documents, and one end-of-text token after each."""
+        return self.document_tokens + self.documents
 
 
 @dataclass
 class RowCutter:
     """Turns documents into blocks of records and counts them.
 
-    Blocks are cut at fixed places of the stream, whatever the sizes of the documents, and one block is in
-    memory.
+    It can stop between two documents, be written down (`state`) and go on in another process (`resume`). In
+    memory are about one block of tokens, or one document where that is larger.
     """
 
     config: PackConfig
-    layout: RowLayout
     counts: RowCounts = field(default_factory=RowCounts)
 
-    def blocks(self, documents: Iterable[ArrayLike]) -> Iterator[NDArray[np.uint8]]:
+    def __post_init__(self) -> None:
+        self.layout = RowLayout.of(self.config)
+        self._tokens = np.empty(0, self.layout.token_type)  # not yet in a row; at most `seq_len`
+        self._starts = np.empty(0, np.bool_)
+
+    def state(self) -> str:
+        """Counts and tokens that wait for the next document, as JSON."""
+        waiting = {"tokens": self._tokens.tolist(), "starts": np.flatnonzero(self._starts).tolist()}
+        return json.dumps({"counts": asdict(self.counts), **waiting})
+
+    @classmethod
+    def resume(cls, config: PackConfig, state: str) -> "RowCutter":
+        """A cutter that stands where another stood when it was asked for its `state`."""
+        values = json.loads(state)
+        cutter = cls(config, RowCounts(**values["counts"]))
+        cutter._tokens = np.array(values["tokens"], cutter.layout.token_type)
+        cutter._starts = np.zeros(len(cutter._tokens), np.bool_)
+        cutter._starts[values["starts"]] = True
+        return cutter
+
+    def blocks(self, documents: Iterable[ArrayLike], *, is_last: bool = True) -> Iterator[NDArray[np.uint8]]:
         """Yield records uint8 [rows, record_bytes] in the order of the stream.
+
+        Args:
+            documents: 1-D arrays of token ids, without end-of-text token.
+            is_last: no more documents follow, so the last row is filled up.
 
         Raises:
             ValueError: a document is not a 1-D array of integers, or has a token outside the vocabulary.
         """
-        stride = self.config.seq_len
-        capacity = rows_per_block(self.layout.record_bytes) * stride + 1
-        tokens = np.empty(capacity, self.layout.token_type)
-        starts = np.zeros(capacity, np.bool_)
-        end_of_text = np.array([self.config.eos_id], self.layout.token_type)
-        filled = 0
-        for number, document in enumerate(documents):
-            ids = self._checked(number, document)
-            self.counts.documents += 1
-            self.counts.document_tokens += len(ids)
-            starts[filled] = True  # there is room: a full buffer is emptied below
-            for piece in (ids, end_of_text):
-                taken = 0
-                while taken < len(piece):
-                    step = min(len(piece) - taken, capacity - filled)
-                    tokens[filled : filled + step] = piece[taken : taken + step]
-                    filled, taken = filled + step, taken + step
-                    if filled == capacity:
-                        yield self._records(tokens, starts)
-                        tokens[0], filled = tokens[-1], 1  # the last label is the next input
-                        starts[0] = starts[-1]
-                        starts[1:] = False
-        if filled > 1:
-            yield self._last_records(tokens, starts, filled)
+        block_tokens = rows_per_block(self.layout.record_bytes) * self.config.seq_len
+        waiting: list[NDArray] = []
+        waiting_tokens = 0
+        for document in documents:
+            ids = self._checked(document)
+            waiting.append(ids)
+            waiting_tokens += len(ids) + 1
+            if waiting_tokens >= block_tokens:
+                self._append(waiting)
+                yield from self._whole_rows()
+                waiting, waiting_tokens = [], 0
+        self._append(waiting)
+        yield from self._whole_rows()
+        if is_last and len(self._tokens) > 1:
+            self._fill_up()
+            yield from self._whole_rows()
 
-    def _last_records(self, tokens: NDArray, starts: NDArray[np.bool_], filled: int) -> NDArray[np.uint8]:
-        stride = self.config.seq_len
-        needed = -(-(filled - 1) // stride) * stride + 1
-        tokens[filled:needed] = self.config.eos_id
-        self.counts.padding_tokens = needed - filled
-        return self._records(tokens[:needed], starts[:needed])
+    def _append(self, documents: list[NDArray]) -> None:
+        """Add documents, each with its end-of-text token, to the tokens that are not in a row yet."""
+        ends = len(self._tokens) + np.cumsum([len(ids) + 1 for ids in documents], dtype=np.int64)
+        size = int(ends[-1]) if documents else len(self._tokens)
+        tokens = np.full(size, self.config.eos_id, self.layout.token_type)
+        starts = np.zeros(size, np.bool_)
+        tokens[: len(self._tokens)], starts[: len(self._starts)] = self._tokens, self._starts
+        for ids, end in zip(documents, ends, strict=True):
+            start = end - len(ids) - 1
+            tokens[start : end - 1] = ids
+            starts[start] = True
+        self._tokens, self._starts = tokens, starts
 
-    def _records(self, tokens: NDArray, starts: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        stride = self.config.seq_len
-        rows = np.lib.stride_tricks.sliding_window_view(tokens, stride + 1)[::stride]
-        self.counts.rows += len(rows)
-        return self.layout.join(rows, starts[:-1].reshape(-1, stride))
+    def _fill_up(self) -> None:
+        padding = -(len(self._tokens) - 1) % self.config.seq_len
+        self.counts.padding_tokens = padding
+        self._tokens = np.append(self._tokens, np.full(padding, self.config.eos_id, self._tokens.dtype))
+        self._starts = np.append(self._starts, np.zeros(padding, np.bool_))
 
-    def _checked(self, number: int, document: ArrayLike) -> NDArray:
+    def _whole_rows(self) -> Iterator[NDArray[np.uint8]]:
+        """Records of all rows that can be cut; what is left begins with the last label."""
+        stride = self.config.seq_len
+        if len(self._tokens) <= stride:
+            return
+        tokens = np.lib.stride_tricks.sliding_window_view(self._tokens, stride + 1)[::stride]
+        starts = self._starts[: len(tokens) * stride].reshape(-1, stride)
+        step = rows_per_block(self.layout.record_bytes)
+        for first in range(0, len(tokens), step):
+            yield self.layout.join(tokens[first : first + step], starts[first : first + step])
+        self.counts.rows += len(tokens)
+        done = len(tokens) * stride
+        self._tokens, self._starts = self._tokens[done:].copy(), self._starts[done:].copy()
+
+    def _checked(self, document: ArrayLike) -> NDArray:
+        number = self.counts.documents
         ids = np.asarray(document)
         if ids.ndim != 1:
             raise ValueError(f"document {number} has shape {ids.shape}: token ids must be a 1-D array")
-        if len(ids) == 0:
-            return ids
-        if not np.issubdtype(ids.dtype, np.integer):
+        if len(ids) and not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(f"document {number} has dtype {ids.dtype}: token ids must be integers")
-        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.config.vocab_size):
             place = int(np.argmax((ids < 0) | (ids >= self.config.vocab_size)))
             raise ValueError(
                 f"document {number}, token {place}: id {ids[place]} is outside the vocabulary "
                 f"0…{self.config.vocab_size - 1}; was it tokenized with another tokenizer?"
             )
+        self.counts.documents += 1
+        self.counts.document_tokens += len(ids)
+        self.counts.token_sum += int(ids.sum(dtype=np.int64))
         return ids

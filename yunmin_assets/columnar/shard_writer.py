@@ -6,12 +6,19 @@
 
 `tokens` is PLAIN without dictionary and statistics. A REQUIRED column has no levels, so the payload of a v1
 data page is the rows one after the other, and a reader that knows the page's place needs one `pread`. Pages
-have checksums and a page index (Parquet format: PageIndex.md, "Checksumming" in README.md).
+have checksums and a page index (Parquet format: PageIndex.md, "Checksumming" in README.md). The footer says
+under `yunmin.*` what the bytes are, so that one shard can be read without the manifest. Beside each shard
+lies its index, from which the loader starts (see shard_index).
+
+A shard appears under its name when it is whole, so those that a killed run left need not be written again.
 
 pyarrow looks at the size of a page only after each `write_batch_size` values (1024 by default, 4 MB of
 tokens), so the batch is set to the rows of one page.
+
+Price: about three row groups in memory.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,40 +31,73 @@ from numpy.typing import NDArray
 from yunmin_assets.columnar.config import PackConfig
 from yunmin_assets.columnar.manifest import ShardEntry, shard_name
 from yunmin_assets.columnar.rows import RowLayout
-from yunmin_assets.files import sha256_of
+from yunmin_assets.columnar.shard_index import DOC_START, DOMAIN, write_shard_index
+from yunmin_assets.files import flush, sha256_of
 
 ZSTD_LEVEL = 3
-TOKENS, DOC_START, DOMAIN = "tokens", "doc_start", "domain"
+LARGEST_ROW_GROUP_BYTES = 64 * 1024 * 1024  # very long rows make row groups of fewer rows
+FOOTER_PREFIX = "yunmin."
+TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """Writes the shards of one domain."""
+    """Writes the shards of one domain into an existing folder."""
 
     folder: Path
-    layout: RowLayout
     config: PackConfig
-    domain: str
+    domain: str = ""
+    tokenizer_hash: str = ""
 
-    def write(self, records: Iterable[NDArray[np.uint8]]) -> list[ShardEntry]:
-        """Write blocks of records uint8 [rows, record_bytes].
+    def __post_init__(self) -> None:
+        RowLayout.of(self.config)  # refuse what cannot be stored before anything is written
+
+    @property
+    def layout(self) -> RowLayout:
+        """How the records that `write` takes are made up."""
+        return RowLayout.of(self.config)
+
+    @property
+    def rows_per_row_group(self) -> int:
+        """Rows of a full row group."""
+        largest = LARGEST_ROW_GROUP_BYTES // self.layout.token_bytes
+        return max(1, min(self.config.rows_per_row_group, largest))
+
+    def finished(self) -> list[ShardEntry]:
+        """The shards that are in the folder already, from the first one on without a gap."""
+        entries: list[ShardEntry] = []
+        while (path := self.folder / shard_name(len(entries))).exists():
+            entries.append(self._describe(path))
+        return entries
+
+    def write(self, records: Iterable[NDArray[np.uint8]], first_shard: int = 0) -> Iterator[ShardEntry]:
+        """Write blocks of records uint8 [rows, record_bytes]; yield each shard when it is whole.
 
         A shard ends with the row group that brings it to `shard_bytes`.
         """
-        entries: list[ShardEntry] = []
-        writer, rows = None, 0
-        for group in _regroup(records, self.config.rows_per_row_group, self.layout.record_bytes):
-            path = self.folder / shard_name(len(entries))
-            if writer is None:
-                writer = self._open(path)
-            writer.write_table(self._table(group), row_group_size=len(group))
-            rows += len(group)
-            if rows * self.layout.token_bytes >= self.config.shard_bytes:
-                entries.append(_close(writer, path, rows))
-                writer, rows = None, 0
-        if writer is not None:
-            entries.append(_close(writer, path, rows))
-        return entries
+        groups = _regroup(records, self.rows_per_row_group, self.layout.record_bytes)
+        for number in itertools.count(first_shard):
+            path = self.folder / shard_name(number)
+            if not self._write_shard(path, groups):
+                return
+            yield self._describe(path)
+
+    def _write_shard(self, path: Path, groups: Iterator[NDArray[np.uint8]]) -> int:
+        """Write the next row groups as one shard; return their rows, 0 when none is left."""
+        group, rows = next(groups, None), 0
+        if group is None:
+            return 0
+        part = path.with_name(f"{path.name}.part")
+        with self._open(part) as writer:
+            writer.add_key_value_metadata(self.footer)
+            while group is not None:
+                writer.write_table(self._table(group), row_group_size=len(group))
+                rows += len(group)
+                is_full = rows * self.layout.token_bytes >= self.config.shard_bytes
+                group = None if is_full else next(groups, None)
+        flush(part)
+        part.rename(path)
+        return rows
 
     @property
     def schema(self) -> pa.Schema:
@@ -70,6 +110,21 @@ class ShardWriter:
                 pa.field(DOMAIN, pa.string(), nullable=False),
             ]
         )
+
+    @property
+    def footer(self) -> dict[str, str]:
+        """What the footer of a shard says about its bytes."""
+        facts = {
+            "format": "yunmin-packed-1",
+            "dtype": self.layout.dtype,
+            "seq_len": self.config.seq_len,
+            "vocab_size": self.config.vocab_size,
+            "eos_id": self.config.eos_id,
+            "seed": self.config.seed,
+            "tokenizer_hash": self.tokenizer_hash,
+            "domain": self.domain,
+        }
+        return {f"{FOOTER_PREFIX}{name}": str(value) for name, value in facts.items()}
 
     def _open(self, path: Path) -> pq.ParquetWriter:
         row_bytes = self.layout.token_bytes
@@ -104,10 +159,15 @@ class ShardWriter:
         ]
         return pa.table(columns, schema=self.schema)
 
-
-def _close(writer: pq.ParquetWriter, path: Path, rows: int) -> ShardEntry:
-    writer.close()
-    return ShardEntry(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path))
+    def _describe(self, path: Path) -> ShardEntry:
+        """The entry of a whole shard; its page index is written beside it."""
+        return ShardEntry(
+            name=path.name,
+            rows=pq.read_metadata(path).num_rows,
+            bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+            index_sha256=write_shard_index(path, self.config.seq_len),
+        )
 
 
 def _regroup(

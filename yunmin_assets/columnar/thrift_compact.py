@@ -9,14 +9,43 @@ Source: "Thrift Compact protocol encoding", apache/thrift doc/specs/thrift-compa
 import struct
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 MAX_NESTING = 32  # Parquet nests six deep; more is damage
 LONG_LIST = 15  # in a list header: the length follows as a varint
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, _MAP, STRUCT = range(1, 13)
 
 
+LONGEST_VARINT = 9  # bytes of a varint below 2^63
+
+
 class ThriftError(ValueError):
     """The bytes are not what the compact protocol allows here."""
+
+
+def read_varints(data: bytes, start: int, count: int) -> NDArray[np.int64]:
+    """Read `count` varints that lie one after the other from byte `start` on, all at once; int64 [count].
+
+    Raises:
+        ThriftError: the bytes end early, or a number takes more than 63 bits.
+    """
+    found = np.frombuffer(data, np.uint8, offset=start)
+    ends = np.flatnonzero(found < 0x80)[:count]
+    if len(ends) < count:
+        raise ThriftError(f"{count} numbers are announced at byte {start}, but the data ends first")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    longest = int(lengths.max(initial=0))
+    if longest > LONGEST_VARINT:
+        raise ThriftError(f"a number of {longest} bytes after byte {start}")
+    numbers = np.zeros(count, np.int64)
+    for place in range(longest):
+        is_longer = lengths > place
+        septets = found[starts[is_longer] + place].astype(np.int64) & 0x7F
+        numbers[is_longer] |= septets << (7 * place)
+    return numbers
 
 
 class CompactReader:
@@ -44,6 +73,19 @@ class CompactReader:
             fields[field_id] = kind == TRUE if kind in (TRUE, FALSE) else self._value(kind)
         self._depth -= 1
         return fields
+
+    def read_list_header(self, field_id: int, kind: int) -> int:
+        """Enter a struct whose first field is a list of `kind`; return its length and stay at its start.
+
+        Raises:
+            ThriftError: the struct begins with something else.
+        """
+        begin = self.position
+        header, elements = self._byte(), self._byte()
+        if header != field_id << 4 | LIST or elements & 0x0F != kind:
+            raise ThriftError(f"no list of type {kind} as field {field_id} at byte {begin}")
+        length = elements >> 4
+        return self._varint() if length == LONG_LIST else length
 
     def _value(self, kind: int) -> Any:
         if kind in (I16, I32, I64):

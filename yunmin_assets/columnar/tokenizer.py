@@ -1,80 +1,72 @@
-"""Byte-level BPE tokenizer: train one or take one over, then turn documents into token ids.
+"""Turn documents into token ids, batch by batch, on all cores.
 
-- Byte-level BPE (Radford et al. 2019, GPT-2): the alphabet is the 256 bytes, so no text is unknown.
-- Lossless: there is no normaliser, so `decode(encode(text)) == text` for every text, decomposed Korean (NFD)
-  included. Bringing text to NFC is the work of `clean_corpus`, where it is counted.
-- Deterministic: equal texts in equal order give the same `tokenizer.json`, on any number of threads.
-- The end-of-text token has id 0 and pads as well. A document that contains its *spelling* is encoded as plain
-  characters, so that no text can end a document early.
+- The texts of an Arrow batch are encoded by all cores at once (`tokenizers` does so without the GIL), and the
+  next batches while the caller works on this one.
+- In the order of the documents, and the same ids on any number of cores.
+- A document that contains the *spelling* of a special token is encoded as plain characters, so that no text
+  can end a document early.
 
-Price: training keeps every distinct word of the texts in memory.
+Price: about 100 bytes of memory per token of the batches in flight, each half a megabyte of text, or one
+document where that is larger.
 """
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-from yunmin_assets.columnar.config import TokenizerConfig
-from yunmin_assets.files import new_folder
-from yunmin_assets.progress import Log, silent, track
+from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
-ENCODE_BATCH_DOCUMENTS = 1024
+BATCH_DOCUMENTS = 1024
+BATCH_TEXT_BYTES = 512 * 1024
+BATCHES_AHEAD = 2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class TokenizerSummary:
-    """What a tokenizer folder holds."""
+class TokenizedBatch:
+    """Some documents and their token ids."""
 
-    vocab_size: int
-    """Number of ids, the end-of-text token included. Smaller than asked when the texts have too few pairs."""
-    eos_id: int
-    end_of_text: str
-    trained_on_documents: int
-    """0 for a tokenizer that was taken over."""
-    sha256: str
-    """`tokenizer_hash` of the folder."""
+    documents: pa.RecordBatch
+    tokens: NDArray[np.uint32]
+    """[tokens] ids of all documents, one after the other, without end-of-text tokens."""
+    lengths: NDArray[np.int32]
+    """[documents] tokens of each."""
 
-
-def train_tokenizer(
-    texts: Iterable[str], config: TokenizerConfig, out_dir: Path, log: Log = silent
-) -> TokenizerSummary:
-    """Train a byte-level BPE on `texts`, or take over the tokenizer at `config.path`, and save it.
-
-    Args:
-        texts: training texts, read once; not touched when `config.path` is given.
-        out_dir: folder to create; `transformers.AutoTokenizer.from_pretrained(out_dir)` opens it.
-
-    Raises:
-        ValueError: no text to train on; the tokenizer to take over has no end-of-text token or no
-            `tokenizer.json`.
-        FileExistsError: `out_dir` already holds something.
-    """
-    with new_folder(out_dir) as part:
-        if config.path is not None:
-            documents, tokenizer = 0, _existing_tokenizer(config.path)
-        else:
-            documents, tokenizer = _trained_tokenizer(texts, config, log)
-        tokenizer.save_pretrained(part)
-    return TokenizerSummary(
-        vocab_size=len(tokenizer),
-        eos_id=tokenizer.eos_token_id,
-        end_of_text=tokenizer.eos_token,
-        trained_on_documents=documents,
-        sha256=tokenizer_hash(out_dir),
-    )
+    def split(self) -> list[NDArray[np.uint32]]:
+        """The ids of each document."""
+        return np.split(self.tokens, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
 
 
 def tokenizer_hash(folder: Path) -> str:
     """SHA-256 of the folder's `tokenizer.json`, as hexadecimal text."""
     return hashlib.sha256((folder / TOKENIZER_FILE).read_bytes()).hexdigest()
+
+
+def open_encoder(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, set up to encode whole texts and nothing but texts."""
+    return _encoder((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(tokenizer_json: str) -> Tokenizer:
+    # Opened once: tokenizers 0.23 never gives back the word cache of a tokenizer that has encoded (some 15 MB).
+    encoder = Tokenizer.from_str(tokenizer_json)
+    encoder.encode_special_tokens = True  # the spelling of a special token is text like any other
+    encoder.no_truncation()  # a tokenizer that was taken over may cut or pad
+    encoder.no_padding()
+    return encoder
 
 
 def tokenize_documents(
@@ -92,70 +84,63 @@ def tokenize_documents(
     Raises:
         ValueError: a batch has no column `text`, or a text is null.
     """
-    encoder = Tokenizer.from_file(str(tokenizer_dir / TOKENIZER_FILE))
-    encoder.encode_special_tokens = True  # the spelling of a special token is text like any other
-    encoder.no_truncation()  # a tokenizer that was taken over may cut or pad
-    encoder.no_padding()
-    batches = documents.to_batches(ENCODE_BATCH_DOCUMENTS) if isinstance(documents, pa.Table) else documents
+    batches = documents.to_batches(BATCH_DOCUMENTS) if isinstance(documents, pa.Table) else documents
+    for batch in tokenize_batches(batches, tokenizer_dir):
+        yield from batch.split()
+
+
+def tokenize_batches(batches: Iterable[pa.RecordBatch], tokenizer_dir: Path) -> Iterator[TokenizedBatch]:
+    """Tokenise a stream of documents; the batches that come out are cut anew by the bytes of their texts.
+
+    Args:
+        batches: record batches with a string column `text` without nulls, and any others.
+        tokenizer_dir: folder written by `train_tokenizer`.
+
+    Raises:
+        ValueError: a batch has no column `text`, or a text is null.
+    """
+    encoder = open_encoder(tokenizer_dir)
+
+    def encode(batch: pa.RecordBatch) -> TokenizedBatch:
+        encodings = encoder.encode_batch_fast(batch["text"].to_pylist(), add_special_tokens=False)
+        documents = [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        lengths = np.array([len(ids) for ids in documents], np.int32)
+        return TokenizedBatch(batch, np.concatenate(documents), lengths)
+
+    yield from _ahead(encode, _small_batches(batches))
+
+
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`map` in threads that are some items ahead of the caller."""
+    running: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(BATCHES_AHEAD) as pool:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > BATCHES_AHEAD:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _small_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cut batches where the next text would bring them above `BATCH_TEXT_BYTES`."""
     done = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, ENCODE_BATCH_DOCUMENTS):
-            texts = _texts(batch.slice(start, ENCODE_BATCH_DOCUMENTS), done)
-            for encoding in encoder.encode_batch_fast(texts, add_special_tokens=False):
-                yield np.asarray(encoding.ids, dtype=np.uint32)
-            done += len(texts)
+        _check(batch, done)
+        ends = np.cumsum(pc.binary_length(batch["text"]).to_numpy(zero_copy_only=False), dtype=np.int64)
+        start = 0
+        while start < batch.num_rows:
+            full = (ends[start - 1] if start else 0) + BATCH_TEXT_BYTES
+            stop = max(start + 1, int(np.searchsorted(ends, full, side="right")))
+            stop = min(stop, start + BATCH_DOCUMENTS)
+            yield batch.slice(start, stop - start)
+            start = stop
+        done += batch.num_rows
 
 
-def _texts(batch: pa.RecordBatch, first_document: int) -> list[str]:
+def _check(batch: pa.RecordBatch, first_document: int) -> None:
     if "text" not in batch.schema.names:
         raise ValueError(f"documents have no column 'text', only {batch.schema.names}")
-    texts = batch.column("text").to_pylist()
-    if None in texts:
-        raise ValueError(f"document {first_document + texts.index(None)} has no text (null): remove it first")
-    return texts
-
-
-def _trained_tokenizer(
-    texts: Iterable[str], config: TokenizerConfig, log: Log
-) -> tuple[int, PreTrainedTokenizerBase]:
-    documents = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal documents
-        for text in track(texts, log, "documents"):
-            documents += 1
-            yield text
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        special_tokens=[config.end_of_text],  # special tokens come first: id 0
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(counted(), trainer)
-    if documents == 0:
-        raise ValueError("no text to train a tokenizer on: the training split is empty")
-    return documents, PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        eos_token=config.end_of_text,
-        pad_token=config.end_of_text,
-        clean_up_tokenization_spaces=False,  # it would drop spaces before punctuation
-    )
-
-
-def _existing_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    if not (path / TOKENIZER_FILE).is_file():
-        raise ValueError(
-            f"{path}: no {TOKENIZER_FILE} in this folder; save the model's *fast* tokenizer there"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"{path}: this tokenizer has no end-of-text token (eos_token), so documents cannot be joined"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    if batch["text"].null_count:
+        number = first_document + pc.index(pc.is_null(batch["text"]), True).as_py()
+        raise ValueError(f"document {number} has no text (null): remove it first")

@@ -57,6 +57,8 @@ class Lineage:
     over_all: Mapping[str, Snapshot]
     by_domain: Mapping[str, Mapping[str, Snapshot]]
     """Asset → domain → snapshot."""
+    loading: Snapshot | None
+    """The loading benchmark, when it was measured on these shards; the report does without."""
 
     @property
     def domains(self) -> list[str]:
@@ -77,7 +79,8 @@ class Lineage:
 
 
 @asset(
-    deps=["merged_model", "base_model", "diff_vector", "deduped_corpus"],  # and, through them, all in GRAPH
+    # and, through them, all in GRAPH
+    deps=["merged_model", "base_model", "diff_vector", "deduped_corpus", "loading_benchmark"],
     group_name="evaluation",
     kinds={"html", "pytorch"},
     owners=["team:yunmin-models"],
@@ -111,6 +114,7 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
             for domain, item in by.items()
         },
         "prompts": sha256_of(prompts),
+        "loading_benchmark": lineage.loading.content_hash if lineage.loading else "",
     }
     bytes_in = sum(file.bytes for file in tested.values())
     step = Step(context, lake, inputs, pipeline.evaluation.model_dump(mode="json"), bytes_in=bytes_in)
@@ -140,10 +144,20 @@ def _lineage(lake: Lake) -> Lineage:
         for name, is_partitioned in GRAPH.items()
         if is_partitioned
     }
-    lineage = Lineage(over_all, by_domain)
+    lineage = Lineage(over_all, by_domain, loading_benchmark_of(lake, by_domain["parquet_shards"]))
     for domain in lineage.domains:
         _require_unbroken(lineage, domain)
     return lineage
+
+
+def loading_benchmark_of(lake: Lake, shards: Mapping[str, Snapshot]) -> Snapshot | None:
+    """The loading benchmark that was measured on these shards of each domain, if there is one."""
+    benchmark = lake.find("loading_benchmark")
+    measured_on = benchmark.manifest.inputs if benchmark else {}
+    is_current = all(
+        measured_on.get(f"parquet_shards[{domain}]") == item.content_hash for domain, item in shards.items()
+    )
+    return benchmark if is_current else None
 
 
 def _require_unbroken(lineage: Lineage, domain: str) -> None:
@@ -255,7 +269,9 @@ def _assemble(
         cost=tuple(
             collect.cost_rows((name, item.manifest.cost.model_dump()) for name, item in lineage.all())
         ),
-        expectations=collect.expectation_rows(funnel, cells),
+        expectations=collect.expectation_rows(
+            funnel, cells, lineage.loading.manifest.summary["metadata"] if lineage.loading else None
+        ),
         notes=NOTES,
         versions=collect.software_versions(),
         seeds={

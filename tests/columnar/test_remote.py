@@ -1,0 +1,325 @@
+"""The loader on S3: a real protocol server, and a proxy in front of it that breaks things."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+from upath import UPath
+
+from yunmin_assets.columnar import DamagedFileError, PackConfig, PackedDataset, pack_documents
+from yunmin_assets.columnar.block_cache import BlockCache
+
+MEGABYTE = 1024 * 1024
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on; `breaks` decides what to do to a range GET: None, "refuse", "cut" or "flip"."""
+
+    daemon_threads = True
+
+    def __init__(self, target):
+        super().__init__(("127.0.0.1", 0), ProxyHandler)
+        self.target, self.ranges, self.breaks = target, [], lambda number: None
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class ProxyHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        fault = None
+        if "Range" in self.headers and ".parquet" in self.path:
+            begin, end = self.headers["Range"].removeprefix("bytes=").split("-")
+            self.server.ranges.append((self.path.split("?")[0], int(begin), int(end)))
+            fault = self.server.breaks(len(self.server.ranges) - 1)
+        if fault == "refuse":
+            self.send_error(503)
+            return
+        request = urllib.request.Request(self.server.target + self.path, headers=headers, method=self.command)
+        try:
+            with urllib.request.urlopen(request) as response:
+                status, answer, body = response.status, response.headers, response.read()
+        except urllib.error.HTTPError as error:
+            status, answer, body = error.code, error.headers, error.read()
+        self.send_response(status)
+        for name, value in answer.items():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
+                self.send_header(name, value)
+        length = int(answer.get("Content-Length", 0)) if self.command == "HEAD" else len(body)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if fault == "flip":
+            body = body[:40] + bytes([body[40] ^ 1]) + body[41:]
+        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+        if fault == "cut":
+            self.close_connection = True
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def shards(packed):
+    """How many shards, each one block, `packed` has."""
+    return len(list(packed.glob("*.parquet")))
+
+
+@pytest.fixture(scope="module")
+def uploaded(packed, s3_endpoint):
+    """`packed` at s3://lake/for-loader."""
+    root = UPath("s3://lake/for-loader", **options(s3_endpoint))
+    for path in packed.iterdir():
+        (root / path.name).write_bytes(path.read_bytes())
+    return root
+
+
+def options(endpoint):
+    return {"client_kwargs": {"endpoint_url": endpoint}}
+
+
+@pytest.fixture
+def proxy(s3_endpoint):
+    server = Proxy(s3_endpoint)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def remote(proxy, tmp_path):
+    """The `remote` option of a loader that reads through the proxy."""
+    return {"cache": tmp_path / "cache", "storage_options": options(proxy.url)}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr("yunmin_assets.columnar.remote_shards.FIRST_PAUSE_SECONDS", 0.001)
+
+
+def cached_bytes(folder):
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_remote_batches_are_those_of_the_folder(uploaded, packed, remote, proxy, same_batches, shards):
+    local = PackedDataset(packed, shuffle_blocks=True, window_pages=11)
+    dataset = PackedDataset("s3://lake/for-loader", window_pages=11, remote=remote)
+    assert dataset.state_dict() == local.state_dict()
+    assert same_batches(dataset, local)
+    assert len(proxy.ranges) == len(set(proxy.ranges)) == shards  # one GET for each block
+
+
+def test_a_path_object_carries_its_own_options(uploaded, packed, tmp_path, same_batches):
+    dataset = PackedDataset(uploaded, shuffle_blocks=False, remote={"cache": tmp_path / "cache"})
+    assert same_batches(dataset, PackedDataset(packed))
+
+
+def test_what_is_in_the_cache_is_not_fetched_again(uploaded, remote, proxy):
+    list(PackedDataset("s3://lake/for-loader", remote=remote))
+    fetched = len(proxy.ranges)
+    list(PackedDataset("s3://lake/for-loader", remote=remote, epochs=2))
+    assert len(proxy.ranges) == fetched
+
+
+def test_a_remote_loop_resumes_exactly(uploaded, remote, same_batches):
+    whole = list(PackedDataset("s3://lake/for-loader", batch_size=24, remote=remote))
+    stopped = PackedDataset("s3://lake/for-loader", batch_size=24, remote=remote)
+    for _ in zip(range(7), stopped, strict=False):
+        pass
+    resumed = PackedDataset("s3://lake/for-loader", batch_size=24, remote=remote)
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    assert same_batches(resumed, whole[7:])
+
+
+@pytest.mark.parametrize("fault", ["refuse", "cut", "flip"])
+def test_requests_that_fail_are_repeated(uploaded, packed, remote, proxy, same_batches, fault, shards):
+    proxy.breaks = lambda number: fault if number % 2 == 0 else None
+    dataset = PackedDataset("s3://lake/for-loader", remote=remote)
+    assert same_batches(dataset, PackedDataset(packed, shuffle_blocks=True))
+    assert len(proxy.ranges) > shards
+
+
+def test_damage_that_stays_is_named_with_page_and_rows(uploaded, remote, proxy):
+    proxy.breaks = lambda number: "flip"
+    with pytest.raises(
+        DamagedFileError, match=r"s3://lake/for-loader/shard-0000\d\.parquet: page 0 \(rows 0 to 3\)"
+    ):
+        list(PackedDataset("s3://lake/for-loader", remote=remote))
+    deadline = time.monotonic() + 20
+    while any(path.suffix == ".part" for path in remote["cache"].iterdir()):  # other blocks on their way
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [path.name for path in remote["cache"].iterdir()] == [".lock"]
+
+
+def test_a_copy_that_is_damaged_in_the_cache_is_fetched_again(
+    uploaded, packed, remote, proxy, same_batches, shards
+):
+    list(PackedDataset("s3://lake/for-loader", remote=remote))
+    for path in remote["cache"].iterdir():
+        data = bytearray(path.read_bytes())
+        if data:
+            data[100] ^= 1
+            path.write_bytes(data)
+    proxy.ranges.clear()
+    dataset = PackedDataset("s3://lake/for-loader", remote=remote)
+    assert same_batches(dataset, PackedDataset(packed, shuffle_blocks=True))
+    assert len(proxy.ranges) == shards
+
+
+def test_what_is_missing_or_cut_short_is_named(uploaded, packed, s3_endpoint, tmp_path):
+    root = UPath("s3://lake/broken-for-loader", **options(s3_endpoint))
+    remote = {"cache": tmp_path / "cache"}
+    with pytest.raises(FileNotFoundError, match=r"s3://lake/broken-for-loader/manifest\.json is missing"):
+        PackedDataset(root, remote=remote)
+    for path in packed.iterdir():
+        (root / path.name).write_bytes(path.read_bytes())
+    (root / "shard-00001.parquet").write_bytes((packed / "shard-00001.parquet").read_bytes()[:-1])
+    with pytest.raises(
+        DamagedFileError, match=r"s3://lake/broken-for-loader/shard-00001\.parquet: the file has"
+    ):
+        PackedDataset(root, remote=remote)
+    (root / "shard-00001.parquet").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"s3://lake/broken-for-loader/shard-00001\.parquet is missing"
+    ):
+        PackedDataset(root, remote=remote)
+
+
+def test_workers_read_remote_shards_as_well(uploaded, packed, remote, same_batches):
+    dataset = PackedDataset("s3://lake/for-loader", remote=remote)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2)
+    next(iter(dataset))  # the parent has threads and connections of its own when it forks
+    dataset.load_state_dict({**dataset.state_dict(), "samples": 0})
+    assert same_batches(loader, PackedDataset(packed, shuffle_blocks=True))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, s3_endpoint):
+    """72 MB of tokens at s3://lake/large-for-loader, in two shards, and the folder they were packed in."""
+    folder = tmp_path_factory.mktemp("large") / "data"
+    config = PackConfig(seq_len=2048, vocab_size=500, compression="none", shard_bytes=60 * MEGABYTE)
+    random = np.random.default_rng(0)
+    pack_documents((random.integers(1, 500, 1_000_000) for _ in range(36)), folder, config)
+    root = UPath("s3://lake/large-for-loader", **options(s3_endpoint))
+    for path in folder.iterdir():
+        (root / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_blocks_are_fetched_in_ranges_of_8_to_32_megabytes_and_once_per_epoch(
+    large, remote, proxy, same_batches
+):
+    dataset = PackedDataset("s3://lake/large-for-loader", batch_size=256, window_pages=512, remote=remote)
+    assert same_batches(dataset, PackedDataset(large, batch_size=256, window_pages=512, shuffle_blocks=True))
+    sizes = [end - begin + 1 for _, begin, end in proxy.ranges]
+    assert all(size <= 32 * MEGABYTE for size in sizes)
+    per_shard = Counter(path for path, _, _ in proxy.ranges)
+    small = [size for size in sizes if size < 8 * MEGABYTE]
+    assert len(small) <= len(per_shard)  # only what is left at the end of a shard
+    assert sum(sizes) <= 1.01 * sum(path.stat().st_size for path in large.glob("*.parquet"))
+
+
+def watch(folder, largest, stop):
+    while not stop.is_set():
+        try:
+            largest.value = max(largest.value, cached_bytes(folder))
+        except FileNotFoundError:
+            continue
+
+
+def read_all(options, sums):
+    total = 0
+    for batch in PackedDataset(
+        "s3://lake/large-for-loader", batch_size=256, window_pages=256, remote=options
+    ):
+        total += int(batch["input_ids"].sum())
+    sums.put(total)
+
+
+def test_processes_share_a_cache_that_never_exceeds_its_bound(large, remote, s3_endpoint):
+    context = multiprocessing.get_context("spawn")
+    bound = 40 * MEGABYTE  # two blocks of 16 MB and a bit, of a data set of 72
+    shared = {**remote, "cache_bytes": bound, "storage_options": options(s3_endpoint)}
+    remote["cache"].mkdir()
+    largest, stop, sums = context.Value("q", 0), threading.Event(), context.Queue()
+    watcher = threading.Thread(target=watch, args=(remote["cache"], largest, stop))
+    watcher.start()
+    processes = [context.Process(target=read_all, args=(shared, sums)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = {sums.get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join()
+    stop.set()
+    watcher.join()
+    expected = sum(int(batch["input_ids"].sum()) for batch in PackedDataset(large, batch_size=256))
+    assert found == {expected}
+    assert 0 < largest.value <= bound
+
+
+def test_a_cache_smaller_than_a_block_is_refused(large, remote):
+    dataset = PackedDataset("s3://lake/large-for-loader", remote={**remote, "cache_bytes": MEGABYTE})
+    with pytest.raises(ValueError, match="raise cache_bytes"):
+        next(iter(dataset))
+
+
+def test_the_cache_drops_what_was_used_the_longest_time_ago(tmp_path):
+    cache, fetched = BlockCache(tmp_path, 250), []
+
+    def content(name):
+        fetched.append(name)
+        return name.encode() * 100
+
+    for number, name in enumerate("abacab"):
+        with cache.open(name, 100, lambda name=name: content(name)) as file:
+            assert os.pread(file.fileno(), 1000, 0) == name.encode() * 100
+        os.utime(tmp_path / name, (number, number))
+    assert fetched == ["a", "b", "c", "b"]  # "a" was used again before "c" came
+    assert cached_bytes(tmp_path) <= 250
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / "old.part").write_bytes(b"x" * 200)
+    cache = BlockCache(tmp_path, 250)
+    with cache.open("new", 100, lambda: b"y" * 100):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "new"]
+
+
+def test_a_failed_fetch_leaves_nothing_and_may_be_repeated(tmp_path):
+    cache = BlockCache(tmp_path, 250)
+    with pytest.raises(ConnectionError):
+        cache.open("a", 100, lambda: (_ for _ in ()).throw(ConnectionError()))
+    with cache.open("a", 100, lambda: b"a" * 100) as file:
+        assert file.read() == b"a" * 100
+    shutil.rmtree(tmp_path)
+
+
+def test_threads_that_want_the_same_block_fetch_it_once(tmp_path):
+    cache, fetched = BlockCache(tmp_path, 1000), []
+
+    def fetch():
+        fetched.append(1)
+        threading.Event().wait(0.05)
+        return b"a" * 100
+
+    threads = [threading.Thread(target=lambda: cache.open("a", 100, fetch).close()) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fetched) == 1
