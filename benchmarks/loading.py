@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         default=ENOUGH_CPU_SECONDS,
         help=f"CPU-seconds after which a tool is not run again (default: {ENOUGH_CPU_SECONDS})",
     )
-    parser.add_argument("--text", type=Path, help="folder of *.jsonl.zst (default: the synthetic sample)")
+    parser.add_argument("--text", type=Path, help="folder of JSON lines (default: the synthetic sample)")
     parser.add_argument("--no-text", action="store_true", help="leave the texts out")
     parser.add_argument("--memory-scale", type=_sizes, help="GB of packed rows, instead: 0.5,5")
     parser.add_argument("--scratch", type=Path, help="where the temporary folder goes: about 25 KB per row")

@@ -9,6 +9,7 @@ imports and compilation are not in the figures.
 """
 
 import argparse
+import faulthandler
 import itertools
 import json
 import statistics
@@ -32,6 +33,7 @@ WARM_UP_BATCHES = 64
 FIRST_BATCHES = 5
 RESUMES = 10
 MILLISECONDS = 1000
+LONGEST_SECONDS_OF_PEER = 600
 
 Report = dict[str, Any]
 
@@ -44,6 +46,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     loader = LOADERS[arguments.loader]
+    if arguments.loader in PEERS:
+        faulthandler.dump_traceback_later(LONGEST_SECONDS_OF_PEER, exit=True)  # one that hangs is reported
     actions: dict[str, Callable[[Loader, Path], Report]] = {"write": write, "speed": speed, "order": order}
     try:
         report = actions[arguments.action](loader, arguments.folder)

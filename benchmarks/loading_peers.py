@@ -98,7 +98,7 @@ def read_litdata(path: Path, _start: int) -> Iterator[Batch]:
 
     loader = litdata.TokensLoader(block_size=ROW_TOKENS)
     dataset = litdata.StreamingDataset(str(path), item_loader=loader, shuffle=True, seed=SEED)
-    rows = iter(dataset)
+    rows = (row for row in dataset)  # its own iterator begins anew whenever `iter` is called
     while batch := list(itertools.islice(rows, BATCH_ROWS)):
         yield torch.stack(batch).to(torch.int64)
 

@@ -5,6 +5,7 @@ laid out like the *documents* product: zstd-3, row groups of 1024. Files ready t
 """
 
 import argparse
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -28,7 +29,7 @@ def write_documents(out: Path, corpus: Path | None) -> dict[str, Any]:
     """Write both files into an existing folder.
 
     Args:
-        corpus: folder of `*.jsonl.zst`; the synthetic sample corpus of about 20,000 documents when absent.
+        corpus: folder of JSON lines, compressed or not; about 20,000 synthetic documents when absent.
     """
     from yunmin_assets.corpus.sample import write_sample_corpus
     from yunmin_assets.documents import DOCUMENT_SCHEMA
@@ -127,12 +128,16 @@ def text_table(sizes: dict[str, Any], reports: dict[str, dict[str, Any]]) -> str
 
 
 def _lines(corpus: Path) -> Iterator[bytes]:
-    files = sorted(corpus.glob("*.jsonl.zst"))
+    files = sorted(corpus.glob("*.jsonl*"))
     if not files:
-        raise FileNotFoundError(f"{corpus}: no *.jsonl.zst in this folder")
+        raise FileNotFoundError(f"{corpus}: no *.jsonl, *.jsonl.gz or *.jsonl.zst in this folder")
     for path in files:
-        with path.open("rb") as file:
-            yield from zstandard.ZstdDecompressor().stream_reader(file).read().splitlines()
+        content = path.read_bytes()
+        if path.suffix == ".zst":
+            content = zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True).read()
+        elif path.suffix == ".gz":
+            content = gzip.decompress(content)
+        yield from content.split(b"\n")
 
 
 def _document(line: bytes, place: int) -> dict[str, Any] | None:
