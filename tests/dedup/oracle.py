@@ -56,11 +56,16 @@ def anchored(
     order: Sequence[str] | None = None,
     shingles: Callable[[str, int], frozenset[str]] = shingle_set,
 ) -> dict[str, Decision]:
-    """The greedy maximal independent set in priority order."""
+    """The greedy maximal independent set in priority order; who repeats a text shares its first one's fate."""
     sets = {name: shingles(text, ngram) for name, text in documents.items()}
     kept: list[str] = []
-    decisions = {}
+    decisions: dict[str, Decision] = {}
+    first_with: dict[str, str] = {}
     for name in order or by_length(documents):
+        first = first_with.setdefault(normalized(documents[name]), name)
+        if first != name:
+            decisions[name] = decisions[first]
+            continue
         near = [(jaccard(sets[name], sets[other]), -kept.index(other), other) for other in kept]
         best = max((entry for entry in near if entry[0] >= threshold), default=None)
         if best is None:
