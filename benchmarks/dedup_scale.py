@@ -9,7 +9,8 @@ classes keep lower-casing and NFC (a syllable without a final composes with a fi
 So copy 0 must be decided as if it were alone, exactly; the others nearly so: their shingles hash to other
 values, and LSH misses other pairs (0.17 % of those at Jaccard 0.8).
 
-Signatures and clusters run as two processes, `python -m benchmarks.dedup_scale PHASE …`, warmed up.
+Signatures, clusters and then a delivery of `DELIVERED` more documents to one domain run as processes,
+`python -m benchmarks.dedup_scale PHASE …`, warmed up.
 """
 
 import argparse
@@ -32,7 +33,11 @@ import pyarrow.parquet as pq
 from benchmarks.measure import MEGABYTE, markdown_table, measured, run_fresh
 
 WARM_UP_DOCUMENTS = 300
-PHASES = ("signatures", "clusters")
+FULL_RUN = ("signatures", "clusters")
+PHASES = (*FULL_RUN, "delivery")
+DELIVERED = 180
+DELIVERED_FILE = "documents-99999.parquet"
+"""Behind the copies."""
 CODE_POINTS = 0x110000
 HANGUL_SYLLABLES = range(0xAC00, 0xD7A4)
 HANGUL_FINALS = 28
@@ -42,7 +47,10 @@ Report = dict[str, Any]
 
 
 def run_phase(phase: str, clean: Path, results: Path, threshold: float, budget_mb: int | None) -> None:
-    """Sign all domains below `clean`, or decide over them: the calls that `dedup/assets.py` makes."""
+    """Sign all domains below `clean`, decide over them, or do both again for a delivery to the first domain.
+
+    These are the calls that `dedup/assets.py` makes.
+    """
     from yunmin_assets.dedup import DedupConfig, write_signatures
     from yunmin_assets.dedup.clusters import decide_over_domains
     from yunmin_assets.documents import document_files
@@ -52,14 +60,20 @@ def run_phase(phase: str, clean: Path, results: Path, threshold: float, budget_m
         config = config.model_copy(update={"memory_budget_mb": budget_mb})
     domains = sorted(folder.name for folder in clean.iterdir())
     signatures = {domain: results / "signatures" / domain for domain in domains}
+    cleaned = {domain: clean / domain for domain in domains}
+    workspace, decided = results / "workspace", results / "clusters"
     if phase == "signatures":
         for domain, folder in signatures.items():
-            sources = document_files(clean / domain)
-            write_signatures(sources, folder, config, workspace=results / "workspace" / domain)
+            write_signatures(document_files(cleaned[domain]), folder, config, workspace=workspace / domain)
+    elif phase == "clusters":
+        decide_over_domains(cleaned, signatures, decided, config, workspace=workspace / "clusters")
     else:
-        cleaned = {domain: clean / domain for domain in domains}
-        workspace = results / "workspace" / "clusters"
-        decide_over_domains(cleaned, signatures, results / "clusters", config, workspace=workspace)
+        domain = domains[0]
+        signatures[domain] = results / "signatures-after" / domain
+        sources = document_files(cleaned[domain])
+        write_signatures(sources, signatures[domain], config, workspace=workspace / f"{domain}-after")
+        after, scratch = results / "clusters-after", workspace / "clusters-after"
+        decide_over_domains(cleaned, signatures, after, config, workspace=scratch, previous=decided)
 
 
 def decision_files(results: Path) -> list[Path]:
@@ -82,7 +96,7 @@ def measure_scales(
             for copy in range(reports[-1]["copies"] if reports else 0, copies):
                 write_copy(documents, clean, copy)
             print(f"{copies} × {documents.num_rows:,} documents", file=sys.stderr)
-            costs, survivors = _measure(clean, warm_up, threshold, budget_mb, documents["id"], copies)
+            costs, survivors = _measure(clean, warm_up, threshold, budget_mb, documents, copies)
             alone = survivors[0] if alone is None else alone
             report = {
                 "benchmark": "dedup scale",
@@ -104,6 +118,7 @@ def scale_table(reports: Sequence[Report]) -> str:
     """The reports in Markdown."""
     names = [
         "copies", "documents", "MB", "CPU-s signatures", "CPU-s clusters", "per document against 1×",
+        f"CPU-s {DELIVERED} more",
         "peak MB signatures (before)", "peak MB clusters (before)", "removed per copy", "copy 0 as alone",
         "others differ in",
     ]  # fmt: skip
@@ -112,9 +127,10 @@ def scale_table(reports: Sequence[Report]) -> str:
             f"{report['copies']}",
             f"{report['documents']:,}",
             f"{report['megabytes']:,.0f}",
-            *(f"{report[phase]['cpu_s']:.2f}" for phase in PHASES),
+            *(f"{report[phase]['cpu_s']:.2f}" for phase in FULL_RUN),
             f"{report['relative_cpu_per_document']:.2f}",
-            *(_peak(report[phase]) for phase in PHASES),
+            f"{report['delivery']['cpu_s']:.2f}",
+            *(_peak(report[phase]) for phase in FULL_RUN),
             f"{report['fewest_removed']:,}–{report['most_removed']:,}",
             "yes" if report["first_copy_as_alone"] else "NO",
             f"≤ {report['most_decided_otherwise']} documents",
@@ -184,15 +200,28 @@ def _ids_of_copy(ids: pa.ChunkedArray, copy: int) -> pa.ChunkedArray:
 
 
 def _measure(
-    clean: Path, warm_up: Path, threshold: float, budget_mb: int | None, ids: pa.ChunkedArray, copies: int
+    clean: Path, warm_up: Path, threshold: float, budget_mb: int | None, documents: pa.Table, copies: int
 ) -> tuple[Report, npt.NDArray[np.int64]]:
-    """Both phases: what they cost, and who survives."""
+    """All phases: what they cost, and who survives the full run."""
     with tempfile.TemporaryDirectory(dir=clean.parent) as results:
         arguments = [str(clean), results, str(warm_up), str(threshold)]
         if budget_mb is not None:
             arguments.append(f"--memory-budget-mb={budget_mb}")
-        costs = {phase: run_fresh("benchmarks.dedup_scale", [phase, *arguments]) for phase in PHASES}
-        return costs, survivors_by_copy(decision_files(Path(results)), ids, copies)
+        costs = {phase: run_fresh("benchmarks.dedup_scale", [phase, *arguments]) for phase in FULL_RUN}
+        survivors = survivors_by_copy(decision_files(Path(results)), documents["id"], copies)
+        delivered = _write_delivery(documents, clean, copies)
+        costs["delivery"] = run_fresh("benchmarks.dedup_scale", ["delivery", *arguments])
+        delivered.unlink()
+        return costs, survivors
+
+
+def _write_delivery(documents: pa.Table, clean: Path, copies: int) -> Path:
+    """New documents for the first domain: of one domain of the corpus, in a copy that is not there yet."""
+    domain = min(folder.name for folder in clean.iterdir())
+    part = documents.filter(pc.equal(documents["domain"], domain)).slice(0, DELIVERED)
+    delivery = clean.parent / "delivery"
+    write_copy(part, delivery, copies)
+    return (delivery / domain / f"documents-{copies:05d}.parquet").rename(clean / domain / DELIVERED_FILE)
 
 
 def survivors_by_copy(decisions: Sequence[Path], ids: pa.ChunkedArray, copies: int) -> npt.NDArray[np.int64]:
@@ -220,7 +249,7 @@ def _compare(survivors: npt.NDArray[np.int64], alone: npt.NDArray[np.int64]) -> 
 
 
 def _cpu_per_document(report: Report) -> float:
-    return float(sum(report[phase]["cpu_s"] for phase in PHASES) / report["documents"])
+    return float(sum(report[phase]["cpu_s"] for phase in FULL_RUN) / report["documents"])
 
 
 def main() -> None:
