@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numba
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -155,6 +156,22 @@ def test_the_order_of_files_and_documents_does_not_matter(tmp_path: Path) -> Non
             random.Random(seed).shuffle(documents)
         again = Corpora(tmp_path / str(seed), DedupConfig(), documents_per_file=17)
         assert again.decide({domain: dict(documents) for domain, documents in shuffled.items()}) == expected
+
+
+def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = spread({name: text * 20 for name, text in near_duplicates(1000).items()})
+    written = []
+    for threads in (1, 2, 4):
+        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", threads)
+        corpora = Corpora(tmp_path / str(threads), DedupConfig(), documents_per_file=100)
+        corpora.decide(corpus)
+        files = [
+            *corpora.out.rglob("*.parquet"),
+            *(tmp_path / str(threads) / "1" / "signatures").rglob("*.parquet"),
+        ]
+        written.append({file.relative_to(tmp_path / str(threads)): file.read_bytes() for file in files})
+    assert written[0] == written[1] == written[2]
+    assert len(written[0]) > 20 * 3
 
 
 def test_reasons_tell_exact_from_near(tmp_path: Path) -> None:

@@ -148,10 +148,11 @@ def test_threads_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     long_texts = pc.binary_repeat(table["text"], 20)  # several blocks of work
     table = table.set_column(1, "text", long_texts)
     results = []
-    for threads in (1, 2):
+    for threads in (1, 2, 4):
         monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", threads)
         results.append(deduplicate(table, DedupConfig()))
     assert results[0].equals(results[1])
+    assert results[0].equals(results[2])
 
 
 @given(
