@@ -1,8 +1,9 @@
 """Corpora that a careless implementation takes hours or all memory for; decided about in a child process.
 
-    python -m tests.dedup.hard_corpora KIND FOLDER MEMORY_BUDGET_MB
+    python -m tests.dedup.hard_corpora write KIND FOLDER
+    python -m tests.dedup.hard_corpora measure FOLDER MEMORY_BUDGET_MB
 
-prints how much anonymous memory it had before the work and at most, in MB.
+The second prints how much anonymous memory it had before the work and at most, in MB.
 """
 
 import random
@@ -52,12 +53,25 @@ def samples(peak: list[float], stop: threading.Event) -> None:
         time.sleep(SECONDS_BETWEEN_SAMPLES)
 
 
-def main(kind: str, folder: Path, budget: int) -> None:
-    """Sign and decide; the corpus itself is released before the work is measured."""
-    make = {"near_identical": near_identical, "identical": identical, "huge": huge}[kind]
-    Corpora(folder / "warm", DedupConfig()).decide({"web": {"a": "글", "b": "글 둘"}})
+def corpora_in(folder: Path, budget: int) -> Corpora:
+    """The corpus that `write` wrote there."""
     corpora = Corpora(folder, DedupConfig(memory_budget_mb=budget), documents_per_file=10_000)
-    corpora.write({"web": make()})
+    root = folder / "1"
+    corpora.clean, corpora.signed = {"web": root / "clean" / "web"}, {"web": root / "signatures" / "web"}
+    corpora.out = root / "out"
+    return corpora
+
+
+def write(kind: str, folder: Path) -> None:
+    """Write a corpus, in a process of its own: what making it took must not hide what deciding takes."""
+    make = {"near_identical": near_identical, "identical": identical, "huge": huge}[kind]
+    Corpora(folder, DedupConfig(), documents_per_file=10_000).write({"web": make()})
+
+
+def measure(folder: Path, budget: int) -> None:
+    """Sign and decide, warmed up, and print the memory before and at most."""
+    Corpora(folder / "warm", DedupConfig()).decide({"web": {"a": "글", "b": "글 둘"}})
+    corpora = corpora_in(folder, budget)
     before, stop = anonymous_mb(), threading.Event()
     peak = [before]
     sampler = threading.Thread(target=samples, args=(peak, stop))
@@ -70,4 +84,7 @@ def main(kind: str, folder: Path, budget: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[1] == "write":
+        write(sys.argv[2], Path(sys.argv[3]))
+    else:
+        measure(Path(sys.argv[2]), int(sys.argv[3]))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.dedup.lake_files import Corpora, Corpus, Found, read_found
 from tests.dedup.test_decisions import near_duplicates
-from yunmin_assets.dedup import DedupConfig, deduplicate
+from yunmin_assets.dedup import DedupConfig, deduplicate, key_files
+from yunmin_assets.dedup.clusters import decide_over_domains
 from yunmin_assets.dedup.decision_files import removed_without_survivor
 
 DOMAINS = ("books", "law", "web")
@@ -118,12 +119,19 @@ def test_other_options_decide_everything_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("survivors", ["anchored", "linked"])
 @pytest.mark.parametrize("verify", ["exact", "none"])
-def test_neither_batches_nor_key_ranges_matter(tmp_path: Path, survivors: str, verify: str) -> None:
+def test_neither_batches_nor_key_ranges_matter(
+    tmp_path: Path, survivors: str, verify: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = spread(near_duplicates(2000))
     options = {"survivors": survivors, "verify": verify, "domain_priority": ("web",)}
     roomy = Corpora(tmp_path / "roomy", DedupConfig(**options), documents_per_file=500)
     tight = Corpora(tmp_path / "tight", DedupConfig(**options, **BUDGET_OF_ONE_MB), documents_per_file=500)
-    assert roomy.decide(corpus) == tight.decide(corpus)
+    expected = roomy.decide(corpus)
+    monkeypatch.setattr(
+        key_files, "BYTES_PER_SORTED_ROW", 4000
+    )  # as if there were a hundred times as many rows
+    assert len(key_files.key_ranges(2000, tight.config.memory_budget_bytes)) == 8
+    assert tight.decide(corpus) == expected
     assert roomy.counts.batches == 1
     assert tight.counts.batches > 5
     assert without_reasons(roomy.decide_again()) == in_memory(corpus, roomy.config)
@@ -203,8 +211,58 @@ def test_signatures_of_other_documents_are_refused(tmp_path: Path) -> None:
 def test_a_budget_below_what_telling_documents_apart_takes_is_refused(tmp_path: Path) -> None:
     corpus = {"web": {f"d{number}": f"글 {number}" for number in range(40_000)}}
     corpora = Corpora(tmp_path, DedupConfig(bands=1, rows=1, **BUDGET_OF_ONE_MB), documents_per_file=40_000)
-    with pytest.raises(ValueError, match=r"40,000 documents need 1 MB .* dedup\.memory_budget_mb: 1"):
+    with pytest.raises(ValueError, match=r"40,000 documents need 5 MB .* dedup\.memory_budget_mb: 1"):
         corpora.decide(corpus)
+
+
+def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
+    corpora = Corpora(tmp_path, DedupConfig(**BUDGET_OF_ONE_MB), documents_per_file=500)
+    expected = corpora.decide(spread(near_duplicates(1000)))
+    workspace = corpora.out.parent / "deciding"
+    (workspace / "removed-00001.parquet").unlink()  # as if killed while it was written
+    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*") if path.is_file()}
+    assert corpora.decide_again() == expected
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert len(before) > 5
+    assert after == before
+
+
+def test_a_workspace_of_other_documents_is_not_used(tmp_path: Path) -> None:
+    first, second = ({"web": {"a": f"{word} 하나", "b": f"{word} 하나!", "c": "셋"}} for word in ("글", "말"))
+    corpora = Corpora(tmp_path, DedupConfig())
+    corpora.decide(first)
+    workspace = corpora.out.parent / "deciding"
+    other = Corpora(tmp_path / "other", DedupConfig())
+    second["web"]["b"] = "다른 글"
+    other.decide(second)
+    decide_over_domains(other.clean, other.signed, tmp_path / "out", other.config, workspace=workspace)
+    assert read_found(tmp_path / "out") == read_found(other.out)
+
+
+def test_a_damaged_earlier_run_is_named_and_not_used(tmp_path: Path) -> None:
+    corpora = Corpora(tmp_path, DedupConfig())
+    corpus = {"web": {"a": "글 하나", "b": "글 하나!", "c": "셋"}}
+    expected = corpora.decide(corpus)
+    path = corpora.out / "components" / "web.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    lines: list[str] = []
+    decide_over_domains(
+        corpora.clean, corpora.signed, tmp_path / "out", corpora.config,
+        workspace=tmp_path / "work", previous=corpora.out, log=lines.append,
+    )  # fmt: skip
+    assert read_found(tmp_path / "out") == expected
+    assert any(line.startswith(f"deciding everything again: {path} cannot be read") for line in lines)
+
+
+def test_signatures_of_as_many_other_documents_are_refused(tmp_path: Path) -> None:
+    first = Corpora(tmp_path / "first", DedupConfig())
+    first.decide({"web": {"a": "글 하나", "b": "글 하나!"}})
+    second = Corpora(tmp_path / "second", DedupConfig())
+    second.decide({"web": {"c": "말 하나", "d": "말 둘"}})
+    with pytest.raises(ValueError, match=r"web: .* was not made from these documents"):
+        decide_over_domains(
+            second.clean, first.signed, tmp_path / "out", first.config, workspace=tmp_path / "work"
+        )
 
 
 def kill_when_there_is(path: Path, command: list[str]) -> bool:
@@ -227,3 +285,5 @@ def test_killed_at_any_moment_and_restarted_it_decides_the_same(tmp_path: Path) 
         assert kill_when_there_is(tmp_path / "again" / "work" / finished, command)
     subprocess.run(command, check=True)
     assert read_found(tmp_path / "again" / "out") == expected
+    for file in (root / "out").rglob("*.parquet"):
+        assert file.read_bytes() == (tmp_path / "again" / "out" / file.relative_to(root / "out")).read_bytes()

@@ -1,14 +1,18 @@
 """AVX-512 changes the speed and nothing else."""
 
+import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.codegen import get_host_cpu_features
 
+from yunmin_assets import dedup
 from yunmin_assets.dedup.compress import LANES, remove_value
 
 REPORT = """
@@ -56,3 +60,19 @@ def test_removing_a_value_closes_the_gaps(numbers: list[int], largest: int) -> N
     kept = remove_value(values, len(numbers), np.uint32(7))
     assert values[:kept].tolist() == expected
     assert values[len(numbers) :].tolist() == behind.tolist()
+
+
+DEDUP = Path(dedup.__file__).parent
+COMPILED_WITH = {
+    "kernels.py": ("compiling.py", "compress.py", "murmur3.py", "normalize.py", "shingles.py"),
+    "boilerplate/paragraphs.py": ("compiling.py", "kernels.py"),
+    "id_hashes.py": ("murmur3.py",),
+    "previous.py": ("murmur3.py",),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED_WITH)
+def test_a_change_of_imported_code_shows_in_the_file_of_the_kernels(name: str) -> None:
+    """Numba keeps compiled code until the kernel's own file changes: write the digest there, and it does."""
+    digest = hashlib.sha256(b"".join((DEDUP / imported).read_bytes() for imported in COMPILED_WITH[name]))
+    assert f"# Compiled with {digest.hexdigest()[:12]}" in (DEDUP / name).read_text()

@@ -13,7 +13,7 @@ import pytest
 
 from yunmin_assets.dedup.boilerplate.repeated_paragraphs import BOILERPLATE_ONLY
 from yunmin_assets.dedup.removal import DOMAIN_DECISION_SCHEMA, NEAR_DUPLICATE, RemovalCounts
-from yunmin_assets.dedup.summary import describe_clusters, describe_removal, removal_matrix
+from yunmin_assets.dedup.summary import _with_others, describe_clusters, describe_removal, removal_matrix
 from yunmin_assets.documents import EXACT_DUPLICATE
 from yunmin_assets.plots import heatmap
 
@@ -191,6 +191,8 @@ def test_figures_of_one_domain_add_up() -> None:
         "near_duplicates": 2,
         "boilerplate_only": 1,
         "documents_shortened": 1,
+        "boilerplate_paragraphs_taken_out": 0,
+        "boilerplate_bytes_taken_out": 0,
         "kept_share_of_documents": 0.2,
         "text_bytes_in": 1000,
         "text_bytes": 300,
@@ -252,3 +254,14 @@ def test_a_heat_map_has_room_for_every_domain_however_long_its_name(count: int) 
 
 def test_the_same_decisions_are_described_in_the_same_bytes() -> None:
     assert describe_clusters(ALL, DOCUMENTS) == describe_clusters(ALL, DOCUMENTS)
+
+
+def test_many_domains_are_plotted_as_the_busiest_and_the_others() -> None:
+    names = [f"d{number:02d}" for number in range(30)]
+    matrices = np.zeros((2, 30, 30), np.int64)
+    matrices[1, 3, 7], matrices[0, 29, 28], matrices[1, 4, 4] = 5, 2, 1
+    shown, summed = _with_others(names, matrices)
+    assert len(shown) == 21 and shown[-1] == "10 others"
+    assert {"d03", "d07", "d28", "d29", "d04"} <= set(shown)
+    assert summed.sum() == matrices.sum()
+    assert summed[1, shown.index("d03"), shown.index("d07")] == 5

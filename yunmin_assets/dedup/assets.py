@@ -146,7 +146,11 @@ def deduped_corpus(context: AssetExecutionContext, lake: Lake, settings: Setting
     clean, clusters = lake.current("clean_corpus", domain), lake.current("duplicate_clusters")
     require_made_from(clusters, f"clean_corpus[{domain}]", clean.content_hash)
     decided = clusters.file(decisions_file(domain))
-    inputs = {"clean_corpus": clean.content_hash, f"duplicate_clusters[{domain}]": decided.sha256}
+    inputs = {
+        "clean_corpus": clean.content_hash,
+        f"duplicate_clusters[{domain}]": decided.sha256,
+        f"duplicate_clusters[{domain}] pairs": clusters.file(pairs_file(domain)).sha256,
+    }
     options = {
         "splits": pipeline.splits.model_dump(mode="json"),
         "boilerplate": pipeline.boilerplate.model_dump(mode="json"),
@@ -197,9 +201,15 @@ def deduped_corpus(context: AssetExecutionContext, lake: Lake, settings: Setting
 
 
 def _earlier_decisions(step: Step) -> Path | None:
-    """What the current snapshot decided, if this code made it."""
+    """What the current snapshot decided, if this code made it and it is whole."""
     current = step.lake.find(step.asset, step.domain)
-    return current.local if current and current.manifest.code_version == step.code_version else None
+    if current is None or current.manifest.code_version != step.code_version:
+        return None
+    problems = current.verify()
+    if problems:
+        step.log(f"deciding everything again, because the current snapshot is damaged: {problems[0]}")
+        return None
+    return current.local
 
 
 def _decided_domains(clusters: Snapshot) -> list[str]:

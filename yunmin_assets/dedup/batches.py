@@ -13,7 +13,6 @@ once, unless all of them fit into one batch.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,18 +70,29 @@ class Domain:
         parts = signature_parts(self.signatures)
         pairs = list(zip(self.sources, parts, strict=False))
         if len(self.sources) != len(parts) or any(_group_rows(a) != _group_rows(b) for a, b in pairs):
-            raise ValueError(
-                f"{self.name}: {self.signatures} was not made from these documents: compute the signatures again"
-            )
+            raise ValueError(self.complaint())
         yield from pairs
+
+    def every_file(self) -> list[Path]:
+        """All files that decisions depend on."""
+        return [*self.sources, *sorted(self.signatures.glob("*.parquet"))]
+
+    def complaint(self) -> str:
+        """What to say of signatures that are not those of the documents."""
+        return (
+            f"{self.name}: {self.signatures} was not made from these documents: compute the signatures again"
+        )
 
 
 def plan_batches(
     domains: Sequence[Domain], components: Components, limit_bytes: int
-) -> npt.NDArray[np.int32]:
-    """The batch of every document that has to be decided, `NO_BATCH` for the others: int32[n].
+) -> tuple[npt.NDArray[np.int32], bool]:
+    """Pack the documents that have to be decided into batches.
 
     To be decided are the members of components of two and more documents, of which at least one is fresh.
+
+    Returns:
+        The batch of every document, `NO_BATCH` for the others: int32[n]. And whether all fit into the limit.
     """
     totals = np.zeros(components.roots.size, np.int64)
     for domain in domains:
@@ -94,12 +104,14 @@ def plan_batches(
             costs[components.repeats[first : first + costs.size]] = 0
             _add_costs(components.roots[first : first + costs.size], costs + BYTES_PER_DOCUMENT, totals)
             first += costs.size
-    return _assign(components.roots, components.fresh, totals, limit_bytes)
+    batch_of = _assign(components.roots, components.fresh, totals, limit_bytes)
+    is_root = components.roots == np.arange(components.roots.size)
+    return batch_of, int(totals[is_root & (batch_of != NO_BATCH)].sum()) <= limit_bytes
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Documents by batch: in `folder`, one Arrow file each, or in memory if there is a single batch.
+    """Documents by batch: in `folder`, a folder of Arrow files each, or in memory if all fit.
 
     A table holds document uint32 (its number), domain, id, quality, characters, n_shingles, text_hash, and
     signature (uint32s as bytes) and text, which are empty and null for a repeated text.
@@ -113,13 +125,13 @@ class Batches:
         """A batch; a file is mapped, so that its pages come when they are needed and go without harm."""
         if self.single is not None:
             return self.single
-        with pa.memory_map(str(self.folder / _batch_file(batch))) as source:
-            return pa.ipc.open_file(source).read_all()
+        pieces = sorted((self.folder / _batch_folder(batch)).iterdir())
+        return pa.concat_tables([_mapped(piece) for piece in pieces])
 
 
 def gather(
     domains: Sequence[Domain], components: Components, batch_of: npt.NDArray[np.int32], folder: Path,
-    memory_bytes: int, *, log: Log,
+    memory_bytes: int, *, in_memory: bool, log: Log,
 ) -> Batches:  # fmt: skip
     """Bring the documents of every batch together.
 
@@ -127,16 +139,17 @@ def gather(
         domains: their files.
         components: which documents repeat another one's text.
         batch_of: what `plan_batches` returned.
-        folder: for the files, unless a single batch is enough. If it exists, it is complete, and used.
+        folder: for the files. If it exists, it is complete, and used.
         memory_bytes: how much to hold before it is written.
+        in_memory: all documents fit, so no files are needed.
         log: progress.
     """
     count = int(batch_of.max(initial=NO_BATCH)) + 1
-    if count > 1 and folder.exists():
+    if folder.exists():
         return Batches(count, folder)
     with Progress(log, "candidates gathered", int(np.count_nonzero(batch_of != NO_BATCH))) as progress:
         selected = _selected(domains, components, batch_of, progress)
-        if count == 1:
+        if count and in_memory:
             return Batches(count, folder, pa.concat_tables([table for table, _ in selected]))
         with new_folder(folder) as part:
             _deal_out(selected, part, memory_bytes)
@@ -160,35 +173,39 @@ def signatures_in(batch: pa.Table, config: DedupConfig) -> Signatures:
     )
 
 
-def _batch_file(batch: int) -> str:
-    return f"batch-{batch:05d}.arrow"
+def _batch_folder(batch: int) -> str:
+    return f"batch-{batch:05d}"
+
+
+def _mapped(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 def _deal_out(
     selected: Iterable[tuple[pa.Table, npt.NDArray[np.int32]]], folder: Path, memory_bytes: int
 ) -> None:
-    writers: dict[int, pa.RecordBatchFileWriter] = {}
+    """Write documents to their batches' folders, a file for each time that memory is full."""
     waiting: dict[int, list[pa.Table]] = defaultdict(list)
-    size = 0
-    with ExitStack() as open_files:
+    size = turn = 0
+    for table, batches in selected:
+        for batch in np.unique(batches).tolist():
+            waiting[batch].append(table.filter(pa.array(batches == batch)))
+        size += table.nbytes
+        if size >= memory_bytes:
+            _write_pieces(waiting, folder, turn)
+            size, turn = 0, turn + 1
+    _write_pieces(waiting, folder, turn)
 
-        def write_waiting() -> None:
-            for batch, tables in waiting.items():
-                if batch not in writers:
-                    path = str(folder / _batch_file(batch))
-                    writers[batch] = open_files.enter_context(pa.ipc.new_file(path, tables[0].schema))
-                writers[batch].write_table(pa.concat_tables(tables).combine_chunks())
-            waiting.clear()
-            pa.default_memory_pool().release_unused()
 
-        for table, batches in selected:
-            for batch in np.unique(batches).tolist():
-                waiting[batch].append(table.filter(pa.array(batches == batch)))
-            size += table.nbytes
-            if size >= memory_bytes:
-                write_waiting()
-                size = 0
-        write_waiting()
+def _write_pieces(waiting: dict[int, list[pa.Table]], folder: Path, turn: int) -> None:
+    for batch, tables in waiting.items():
+        path = folder / _batch_folder(batch) / f"{turn:06d}.arrow"
+        path.parent.mkdir(exist_ok=True)
+        with pa.ipc.new_file(str(path), tables[0].schema) as writer:
+            writer.write_table(pa.concat_tables(tables).combine_chunks())
+    waiting.clear()
+    pa.default_memory_pool().release_unused()
 
 
 def _selected(
@@ -225,11 +242,10 @@ def _row_group(
     text = pa.nulls(chosen.size, pa.large_string())
     if not is_repeat.all():
         with_text = pa.array(np.where(is_repeat, 0, chosen), mask=is_repeat)
-        text = (
-            texts.read_row_group(group, columns=["text"], use_threads=False)["text"]
-            .cast(pa.large_string())
-            .take(with_text)
-        )
+        documents = texts.read_row_group(group, columns=["id", "text"], use_threads=False)
+        if not documents["id"].cast(pa.string()).equals(signed["id"]):
+            raise ValueError(domain.complaint())
+        text = documents["text"].cast(pa.large_string()).take(with_text)
     columns = {
         "document": pa.array(first + chosen, pa.uint32()),
         "domain": pa.array([domain.name] * chosen.size, pa.string()),

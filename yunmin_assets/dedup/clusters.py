@@ -12,8 +12,6 @@ Price: memory is the budget of the config, beside `BYTES_PER_DOCUMENT` for each 
 is finished (bands, gathered batches, decided batches) lies in the workspace, for the next attempt.
 """
 
-import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +33,15 @@ from yunmin_assets.dedup.decision_files import (
 )
 from yunmin_assets.dedup.decisions import choose
 from yunmin_assets.dedup.kernels import announce_first_use, collect_shingles
-from yunmin_assets.dedup.previous import load_previous, write_components
+from yunmin_assets.dedup.previous import Previous, load_previous, write_components
 from yunmin_assets.dedup.removal import NEAR_DUPLICATE
 from yunmin_assets.dedup.signature_files import check_options, signature_parts
+from yunmin_assets.dedup.workspaces import start_workspace
 from yunmin_assets.documents import EXACT_DUPLICATE, document_files
 from yunmin_assets.progress import Log, Progress, silent
 
-BYTES_PER_DOCUMENT = 32
-"""Held for every document while components are found and batches planned."""
+BYTES_PER_DOCUMENT = 136
+"""Held for every document while it is matched with an earlier run, connected and packed."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,20 @@ def decide_over_domains(
             for the number of documents.
     """
     domains = _domains(clean_folders, signature_folders, config)
-    earlier = load_previous(previous, domains, config)
+    earlier = _earlier(previous, domains, config, log)
     components = earlier.components if earlier else Components.unconnected(_count(domains))
     fresh = int(components.fresh.sum())
     log(f"{_count(domains):,} documents, {fresh:,} of them new or in changed company")
-    _start_workspace(workspace, components, config)
+    files = [file for domain in domains for file in domain.every_file()]
+    start_workspace(workspace, config, components.arrays(), files)
+    found = config.collision_probability(config.threshold)
+    log(f"{config.bands} bands × {config.rows} rows find {found:.2%} of pairs at Jaccard {config.threshold}")
     folders, firsts = [domain.signatures for domain in domains], [domain.first for domain in domains]
     connect(folders, firsts, components, config, workspace / "components.npz", log=log)
     limit = config.memory_budget_bytes // 2
-    batch_of = plan_batches(domains, components, limit)
-    batches = gather(domains, components, batch_of, workspace / "batches", limit // 8, log=log)
+    batch_of, in_memory = plan_batches(domains, components, limit)
+    scratch = workspace / "batches"
+    batches = gather(domains, components, batch_of, scratch, limit // 8, in_memory=in_memory, log=log)
     decided = batch_of != NO_BATCH
     del batch_of
     compared = int(decided.sum())
@@ -137,16 +140,13 @@ def _count(domains: list[Domain]) -> int:
     return sum(domain.count for domain in domains)
 
 
-def _start_workspace(workspace: Path, components: Components, config: DedupConfig) -> None:
-    """Keep what an attempt left that started from the same components with the same options; else start over."""
-    digest = hashlib.sha256(config.model_dump_json().encode())
-    for array in (components.roots, components.repeats, components.fresh):
-        digest.update(array.data)
-    start = workspace / "start.sha256"
-    if not start.exists() or start.read_text() != digest.hexdigest():
-        shutil.rmtree(workspace, ignore_errors=True)
-        workspace.mkdir(parents=True)
-        start.write_text(digest.hexdigest())
+def _earlier(previous: Path | None, domains: list[Domain], config: DedupConfig, log: Log) -> Previous | None:
+    """An earlier run to go on from; None if there is none, it had other options, or it is damaged."""
+    try:
+        return load_previous(previous, domains, config) if previous else None
+    except ValueError as problem:
+        log(f"deciding everything again: {problem}")
+        return None
 
 
 def _decide_batches(

@@ -18,6 +18,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,10 @@ class Components:
     roots: Documents
     repeats: Flags
     fresh: Flags
+
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """All of it, for a digest."""
+        return self.roots, self.repeats, self.fresh
 
     @classmethod
     def unconnected(cls, count: int) -> "Components":

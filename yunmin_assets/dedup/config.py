@@ -8,6 +8,9 @@ from yunmin_assets.config_model import ConfigModel
 
 SIGNATURE_OPTIONS = {"ngram", "ngram_unit", "bands", "rows", "seed", "punctuation", "quality"}
 
+SIGNATURE_VERSION = 2
+"""Raise it when the same options give other signatures: stored ones are then refused, and decisions made anew."""
+
 
 class DedupConfig(ConfigModel):
     """What counts as a near-duplicate and who survives.
@@ -41,12 +44,14 @@ class DedupConfig(ConfigModel):
         return cls(bands=9, rows=13, verify="none", survivors="linked")
 
     def signature_options(self) -> dict[str, Any]:
-        """The options that signatures depend on, as JSON values."""
-        return self.model_dump(mode="json", include=SIGNATURE_OPTIONS)
+        """What signatures depend on, as JSON values: options, and the version of the code."""
+        options = self.model_dump(mode="json", include=SIGNATURE_OPTIONS)
+        return {**options, "signature_version": SIGNATURE_VERSION}
 
     def decision_options(self) -> dict[str, Any]:
-        """Everything that decisions depend on, as JSON values: all but how much memory there is."""
-        return self.model_dump(mode="json", exclude={"memory_budget_mb"})
+        """What decisions depend on, as JSON values: all options but how much memory there is, and the version."""
+        options = self.model_dump(mode="json", exclude={"memory_budget_mb"})
+        return {**options, "signature_version": SIGNATURE_VERSION}
 
     @property
     def memory_budget_bytes(self) -> int:

@@ -7,7 +7,7 @@ A file of documents at a time is in memory. Files appear when they are complete.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from yunmin_assets.dedup.batches import Domain
 from yunmin_assets.dedup.id_hashes import hash_ids
-from yunmin_assets.dedup.previous import ABSENT, Previous
+from yunmin_assets.dedup.key_files import naming
+from yunmin_assets.dedup.previous import ABSENT, NO_PREVIOUS, Previous
 from yunmin_assets.dedup.removal import DOMAIN_DECISION_SCHEMA
 from yunmin_assets.dedup.signature_files import read_part, signature_parts
 from yunmin_assets.snapshot_files import DECISIONS, decisions_file
@@ -62,18 +63,27 @@ def take_over(previous: Path, earlier: Previous, decided: npt.NDArray[np.bool_],
     unfinished = path.with_suffix(".part")
     with pq.ParquetWriter(unfinished, REMOVED_SCHEMA) as writer:
         for domain, rows in earlier.new_rows.items():
-            with pq.ParquetFile(previous / decisions_file(domain)) as file:
-                first = 0
-                for group in range(file.metadata.num_row_groups):
-                    table = file.read_row_group(group)
-                    numbers = rows[first : first + table.num_rows]
-                    first += table.num_rows
-                    holds = ~table["kept"].to_numpy() & (numbers != ABSENT)
-                    holds[holds] = ~decided[numbers[holds]]
-                    removed = table.select(REMOVED_SCHEMA.names[1:]).add_column(0, "document", [numbers])
-                    writer.write_table(removed.filter(pa.array(holds)).cast(REMOVED_SCHEMA))
+            first = 0
+            for table in _row_groups(previous / decisions_file(domain)):
+                numbers = rows[first : first + table.num_rows]
+                first += table.num_rows
+                holds = ~table["kept"].to_numpy() & (numbers != ABSENT)
+                holds[holds] = ~decided[numbers[holds]]
+                removed = table.select(REMOVED_SCHEMA.names[1:]).add_column(0, "document", [numbers])
+                writer.write_table(removed.filter(pa.array(holds)).cast(REMOVED_SCHEMA))
     os.replace(unfinished, path)
     return path
+
+
+def _row_groups(path: Path) -> Iterator[pa.Table]:
+    """Row group after row group; a damaged one is an error that names the file."""
+    with naming(path, NO_PREVIOUS):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    with file:
+        for group in range(file.metadata.num_row_groups):
+            with naming(path, NO_PREVIOUS):
+                table = file.read_row_group(group)
+            yield table
 
 
 def write_decisions(
@@ -93,7 +103,9 @@ def write_decisions(
     (folder / DECISIONS).mkdir(parents=True, exist_ok=True)
     for domain in domains:
         first, whole, kept = domain.first, 0, 0
-        with pq.ParquetWriter(folder / decisions_file(domain.name), DOMAIN_DECISION_SCHEMA) as writer:
+        with pq.ParquetWriter(
+            folder / decisions_file(domain.name), DOMAIN_DECISION_SCHEMA, write_page_checksum=True
+        ) as writer:
             for part in signature_parts(domain.signatures):
                 signed = read_part(part, columns=["id", "bytes"])
                 decisions = _decisions_of(domain.name, signed["id"], first, removed)

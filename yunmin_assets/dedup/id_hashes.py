@@ -3,6 +3,8 @@
 A hash that occurs twice is only a suspicion: callers compare the ids themselves, or a second hash.
 """
 
+# Compiled with dffbac8e860e
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa

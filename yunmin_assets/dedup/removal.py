@@ -62,6 +62,9 @@ class RemovalCounts:
     splits: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)
     """By reason."""
+    paragraphs_taken_out: int = 0
+    """Occurrences of boilerplate, also in documents of which too little was left."""
+    bytes_taken_out: int = 0
     documents_shortened: int = 0
     """Documents that stay without some boilerplate."""
 
@@ -137,6 +140,8 @@ def apply_decisions(
                 removal = remove_boilerplate(kept, boilerplate, min_characters_left=min_characters_left)
                 gone = pa.concat_tables([gone, _log_of_leftovers(kept, removal.too_little_left)])
                 kept = removal.documents.filter(pa.array(~removal.too_little_left))
+                counts.paragraphs_taken_out += removal.paragraphs_removed
+                counts.bytes_taken_out += removal.bytes_removed
                 counts.documents_shortened += removal.documents_changed - int(removal.too_little_left.sum())
             removed.write(gone)
             _write_splits(kept, splits, writers, counts)

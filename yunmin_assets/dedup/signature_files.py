@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from yunmin_assets.dedup.config import DedupConfig
+from yunmin_assets.dedup.config import SIGNATURE_OPTIONS, DedupConfig
 from yunmin_assets.dedup.key_files import naming, read_keys
 from yunmin_assets.dedup.signatures import Signatures, band_keys
 
@@ -110,21 +110,21 @@ def check_options(path: Path, config: DedupConfig | None) -> DedupConfig:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such file, or was made with options other than those of `config`.
+        ValueError: it is no such file, or was made with options other than those of `config`, or by other code.
     """
     try:
-        made_with = DedupConfig(**json.loads(pq.read_schema(path).metadata[OPTIONS_KEY.encode()]))
+        stored = json.loads(pq.read_schema(path).metadata[OPTIONS_KEY.encode()])
+        options = {name: value for name, value in stored.items() if name in SIGNATURE_OPTIONS}
+        made_with = DedupConfig(**options)
     except FileNotFoundError:
         raise
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as problem:
         raise ValueError(
             f"{path} is no file of signatures ({problem}): compute the signatures again"
         ) from problem
-    if config is not None and made_with.signature_options() != config.signature_options():
-        raise ValueError(
-            f"{path} was made with {made_with.signature_options()}, not with {config.signature_options()}: "
-            "compute the signatures again"
-        )
+    wanted = (config or made_with).signature_options()
+    if stored != wanted:
+        raise ValueError(f"{path} was made with {stored}, not with {wanted}: compute the signatures again")
     return made_with
 
 

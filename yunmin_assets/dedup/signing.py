@@ -35,6 +35,7 @@ from yunmin_assets.dedup.signature_files import (
     document_schema,
 )
 from yunmin_assets.dedup.signatures import Signatures, compute_signatures
+from yunmin_assets.dedup.workspaces import start_workspace
 from yunmin_assets.progress import Log, Progress, silent
 
 PIECE_BYTES = 64 << 20
@@ -64,7 +65,7 @@ def write_signatures(
         ValueError: a text is not UTF-8, a quality is not a number, an id or text is null or an id is repeated.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    workspace.mkdir(parents=True, exist_ok=True)
+    start_workspace(workspace, config, [], sources)
     announce_first_use(sign_texts, log)
     total = sum(pq.read_metadata(source).num_rows for source in sources)
     with Progress(log, "documents signed", total) as progress:
@@ -112,7 +113,10 @@ def _sign_file(source: Path, number: int, workspace: Path, config: DedupConfig, 
     keys = [np.empty((config.bands + 3, 0), np.uint64)]
     with pq.ParquetWriter(unfinished, document_schema(config), **WRITE_OPTIONS) as writer:
         for piece, group_rows in _pieces(source, config):
-            signatures = compute_signatures(piece["text"], config)
+            try:
+                signatures = compute_signatures(piece["text"], config)
+            except ValueError as problem:
+                raise ValueError(f"{source}: {problem}") from problem
             table = _document_table(piece, signatures, source, config)
             for first, last in pairwise(np.cumsum([0, *group_rows]).tolist()):
                 writer.write_table(table.slice(first, last - first), row_group_size=max(1, last - first))
@@ -130,6 +134,9 @@ def _pieces(source: Path, config: DedupConfig) -> Iterator[tuple[pa.Table, list[
     columns = ["id", "text", "meta"] if config.quality else ["id", "text"]
     limit = min(PIECE_BYTES, config.memory_budget_bytes // 4)
     with pq.ParquetFile(source) as file:
+        missing = set(columns).difference(file.schema_arrow.names)
+        if missing:
+            raise ValueError(f"{source} has no column {', '.join(sorted(missing))}: clean the corpus again")
         groups: list[int] = []
         size = 0
         for group in range(file.metadata.num_row_groups):
@@ -167,13 +174,16 @@ def _qualities(piece: pa.Table, source: Path, key: str | None) -> pa.Array:
         return pa.nulls(piece.num_rows, pa.float64())
     qualities: list[float | None] = []
     for identifier, meta in zip(piece["id"].to_pylist(), piece["meta"].to_pylist(), strict=True):
-        values = orjson.loads(meta) if meta is not None else {}
+        try:
+            values = orjson.loads(meta) if meta is not None else {}
+        except orjson.JSONDecodeError as problem:
+            raise ValueError(f"{source}: meta of document {identifier!r} is no JSON: {problem}") from problem
         quality = values.get(key) if isinstance(values, dict) else None
         if isinstance(quality, bool) or not isinstance(quality, int | float | None):
             raise ValueError(
                 f"{source}: meta.{key} of document {identifier!r} is {quality!r}: it must be a number"
             )
-        qualities.append(quality)
+        qualities.append(None if quality is None else float(quality))
     return pa.array(qualities, pa.float64())
 
 

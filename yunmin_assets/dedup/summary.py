@@ -24,6 +24,7 @@ REASONS = (EXACT_DUPLICATE, NEAR_DUPLICATE)
 CLUSTER_SIZES = (2, 3, 4, 5, 10, 100, 1000)
 """Clusters are counted by their documents, from one of these to before the next."""
 LARGEST_CLUSTERS = 10
+PLOTTED_DOMAINS = 20
 MATRIX_COLUMNS = ("survivor_domain", "reason")
 """What who-duplicated-whom needs to know of a decision."""
 
@@ -84,6 +85,8 @@ def describe_removal(
         "near_duplicates": counts.removed[NEAR_DUPLICATE],
         "boilerplate_only": counts.removed[BOILERPLATE_ONLY],
         "documents_shortened": counts.documents_shortened,
+        "boilerplate_paragraphs_taken_out": counts.paragraphs_taken_out,
+        "boilerplate_bytes_taken_out": counts.bytes_taken_out,
         "kept_share_of_documents": _share(kept, counts.documents_in),
         "text_bytes_in": counts.text_bytes_in,
         "text_bytes": counts.text_bytes,
@@ -94,6 +97,7 @@ def describe_removal(
         "duplicates_of_this_domain": _duplicates_of_domain(domain, decisions),
         "who_duplicated_whom": _who_duplicated_whom(decisions),
         "jaccard_to_survivor": _jaccard_histogram(decisions[domain]),
+        "cluster_sizes": _cluster_sizes(_clusters(decisions[domain])),
         "sample_of_removed": side_by_side(pairs),
     }
     return figures, rendered
@@ -165,7 +169,7 @@ def _kept_row(name: str, documents: int, exact: int, near: int) -> list[object]:
 
 def _who_duplicated_whom(decisions: Mapping[str, pa.Table]) -> str:
     """A heat map of near-duplicates, and one of exact duplicates."""
-    domains, matrices = removal_matrix(decisions)
+    domains, matrices = _with_others(*removal_matrix(decisions))
     plots = []
     for reason, matrix in reversed(list(zip(REASONS, matrices, strict=True))):
         name, total = f"{reason.capitalize()}s", matrix.sum()
@@ -175,6 +179,22 @@ def _who_duplicated_whom(decisions: Mapping[str, pa.Table]) -> str:
         else:
             plots.append(f"{name}: none.")
     return "\n\n".join(plots)
+
+
+def _with_others(
+    domains: list[str], matrices: npt.NDArray[np.int64]
+) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The domains with most removals, and the sum of the others, so that a plot stays legible."""
+    if len(domains) <= PLOTTED_DOMAINS:
+        return domains, matrices
+    involved = matrices.sum(axis=(0, 1)) + matrices.sum(axis=(0, 2))
+    shown = np.sort(np.argsort(-involved, kind="stable")[:PLOTTED_DOMAINS])
+    place = np.full(len(domains), PLOTTED_DOMAINS)
+    place[shown] = np.arange(PLOTTED_DOMAINS)
+    summed = np.zeros((len(matrices), PLOTTED_DOMAINS + 1, PLOTTED_DOMAINS + 1), np.int64)
+    for target, matrix in zip(summed, matrices, strict=True):
+        np.add.at(target, (place[:, None], place[None, :]), matrix)
+    return [*(domains[index] for index in shown), f"{len(domains) - PLOTTED_DOMAINS} others"], summed
 
 
 def _duplicates_of_domain(domain: str, decisions: Mapping[str, pa.Table]) -> str:
