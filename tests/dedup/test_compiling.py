@@ -66,8 +66,10 @@ DEDUP = Path(dedup.__file__).parent
 COMPILED_WITH = {
     "kernels.py": ("compiling.py", "compress.py", "murmur3.py", "normalize.py", "shingles.py"),
     "boilerplate/paragraphs.py": ("compiling.py", "kernels.py"),
+    "components.py": ("union_find.py",),
     "id_hashes.py": ("murmur3.py",),
     "previous.py": ("murmur3.py",),
+    "survivors.py": ("union_find.py",),
 }
 
 

@@ -25,8 +25,8 @@ from yunmin_assets.dedup.compiling import kernel
 from yunmin_assets.dedup.components import Components
 from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.key_files import naming
-from yunmin_assets.dedup.signature_files import flat_values, read_part, signature_parts, text_hashes_of
-from yunmin_assets.dedup.signatures import Signatures, band_keys
+from yunmin_assets.dedup.signature_files import flat_values, read_part, signature_parts, signatures_of
+from yunmin_assets.dedup.signatures import Signatures
 from yunmin_assets.files import new_folder
 from yunmin_assets.progress import Log, Progress
 
@@ -164,13 +164,7 @@ def signatures_in(batch: pa.Table, config: DedupConfig) -> Signatures:
         edges = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
         values.append(np.frombuffer(data, np.uint8)[edges[0] : edges[-1]])
     minhash = np.concatenate(values).view(np.uint32).reshape(-1, config.num_perm)
-    return Signatures(
-        minhash=minhash,
-        shingles=batch["n_shingles"].to_numpy(),
-        characters=batch["characters"].to_numpy(),
-        text_hash=text_hashes_of(batch),
-        band_keys=band_keys(minhash, config),
-    )
+    return signatures_of(batch, minhash, config)
 
 
 def _batch_folder(batch: int) -> str:
@@ -226,7 +220,7 @@ def _selected(
                         is_repeat = components.repeats[first + chosen]
                         with naming(part):
                             signatures = signed.read_row_group(
-                                group, columns=[*RANK_COLUMNS, "signature"], use_threads=False
+                                group, columns=SIGNED_COLUMNS, use_threads=False
                             )
                         with naming(source, "clean the corpus again"):
                             table = _row_group(domain, texts, signatures, group, first, chosen, is_repeat)

@@ -14,6 +14,8 @@ Price: 6 bytes per document, besides the key range at hand. After each band a ch
 document, from which a killed run goes on.
 """
 
+# Compiled with 2d536dd750d1
+
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from yunmin_assets.dedup.compiling import kernel
 from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.key_files import key_ranges, read_keys, rows_in
 from yunmin_assets.dedup.signature_files import TEXT_HASHES_FILE, band_file
+from yunmin_assets.dedup.union_find import flatten, join
 from yunmin_assets.progress import Log, Progress
 
 # mypy: allow-untyped-defs
@@ -92,7 +95,7 @@ def connect(
                 )
             _save_checkpoint(checkpoint, components, number)
             progress.advance()
-    _flatten(components.roots)
+    flatten(components.roots)
     return components
 
 
@@ -144,31 +147,16 @@ def _connect_range(parts: list[_Rows], components: Components) -> None:
 
 
 @kernel
-def _root(roots, document):
-    while roots[document] != document:
-        roots[document] = roots[roots[document]]
-        document = roots[document]
-    return document
-
-
-@kernel
 def _link_equal(keys, low, documents, roots, repeats, mark_repeats):
     """Connect neighbours with equal keys; with `mark_repeats`, flag all but the first of a group."""
     for at in range(1, keys.size):
         if keys[at] != keys[at - 1] or low[at] != low[at - 1]:
             continue
-        first, second = _root(roots, documents[at - 1]), _root(roots, documents[at])
-        roots[max(first, second)] = min(first, second)
+        join(roots, documents[at - 1], documents[at])
         if mark_repeats:
             repeats[documents[at]] = True
             if at == 1 or keys[at - 1] != keys[at - 2] or low[at - 1] != low[at - 2]:
                 repeats[documents[at - 1]] = False
-
-
-@kernel
-def _flatten(roots):
-    for document in range(roots.size):
-        roots[document] = roots[roots[document]]  # roots are smaller, so they are flat already
 
 
 def _save_checkpoint(path: Path, components: Components, done: int) -> None:

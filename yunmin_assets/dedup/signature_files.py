@@ -73,7 +73,8 @@ def read_signatures(folder: Path, config: DedupConfig | None = None) -> Signatur
     if not parts:
         raise FileNotFoundError(f"{folder} holds no signatures")
     made_with, *_ = (check_options(part, config) for part in parts)
-    return signatures_of(pa.concat_tables([read_part(part) for part in parts]), made_with)
+    table = pa.concat_tables([read_part(part) for part in parts])
+    return signatures_of(table, flat_values(table["signature"], np.uint32, made_with.num_perm), made_with)
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -82,9 +83,8 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
-def signatures_of(table: pa.Table, config: DedupConfig) -> Signatures:
-    """Rows of the files of documents as `Signatures`."""
-    minhash = flat_values(table["signature"], np.uint32, config.num_perm)
+def signatures_of(table: pa.Table, minhash: npt.NDArray[np.uint32], config: DedupConfig) -> Signatures:
+    """Rows of the files of documents as `Signatures`, with their minhash uint32[n, num_perm]."""
     return Signatures(
         minhash=minhash,
         shingles=table["n_shingles"].to_numpy(),

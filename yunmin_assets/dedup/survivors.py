@@ -14,6 +14,8 @@ A comparison stops as soon as too many shingles have missed: J(A, B) ≥ t needs
 |A ∩ B| ≥ t / (1 + t) · (|A| + |B|), and min / max of the sizes ≥ t at all.
 """
 
+# Compiled with 2d536dd750d1
+
 from typing import Literal
 
 import numpy as np
@@ -22,6 +24,7 @@ import numpy.typing as npt
 from yunmin_assets.dedup.buckets import Buckets
 from yunmin_assets.dedup.compiling import kernel
 from yunmin_assets.dedup.shingle_sets import ShingleSets
+from yunmin_assets.dedup.union_find import find_root, flatten, join
 
 # mypy: allow-untyped-defs
 # numba infers the types of the kernels; the docstrings state them.
@@ -62,7 +65,8 @@ def choose_survivors(
         )  # fmt: skip
     else:
         _link_buckets(members, buckets.starts, components)
-    survivors = _roots(components)
+    flatten(components)
+    survivors = components
     order = np.argsort(survivors, kind="stable")
     jaccards = _jaccards_to_survivors(order, survivors, sets.hashes, sets.starts, sets.sizes, table)
     return survivors, jaccards
@@ -181,34 +185,11 @@ def _members(bucket_of, starts):
 
 
 @kernel
-def _root(components, document):
-    while components[document] != document:
-        components[document] = components[components[document]]
-        document = components[document]
-    return document
-
-
-@kernel
-def _join(components, first, second):
-    """Union; the root is the best document of the component."""
-    first, second = _root(components, first), _root(components, second)
-    components[max(first, second)] = min(first, second)
-
-
-@kernel
-def _roots(components):
-    roots = np.empty(components.size, np.int64)
-    for document in range(components.size):
-        roots[document] = _root(components, document)
-    return roots
-
-
-@kernel
 def _link_buckets(members, starts, components):
     """Unverified: a bucket is one component."""
     for bucket in range(starts.size - 1):
         for at in range(starts[bucket] + 1, starts[bucket + 1]):
-            _join(components, members[starts[bucket]], members[at])
+            join(components, members[starts[bucket]], members[at])
 
 
 @kernel
@@ -266,14 +247,14 @@ def _link_verified(
             home = -1
             for group in range(groups):
                 match = members[heads[group]]
-                if _root(components, match) != _root(components, document):
+                if find_root(components, match) != find_root(components, document):
                     match, bits = _first_match(
                         heads[group], document, bucket, members, following,
                         bucket_of, hashes, set_starts, set_sizes, threshold, table, bits,
                     )  # fmt: skip
                     if match < 0:
                         continue
-                    _join(components, match, document)
+                    join(components, match, document)
                 home = group
             if home < 0:
                 home = groups
