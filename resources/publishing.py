@@ -218,8 +218,10 @@ def _result(snapshot: Snapshot, *, published: bool) -> MaterializeResult:
         "peak_memory_bytes": manifest.cost.peak_memory_bytes,
     }
     rows = [file.rows for file in manifest.files if file.rows is not None]
-    if rows:
-        metadata["dagster/row_count"] = sum(rows)
+    if (
+        rows
+    ):  # files beside the documents (logs, indexes) would count too, so the asset's own number comes first
+        metadata["dagster/row_count"] = stored.get("documents", sum(rows))
     return MaterializeResult(
         metadata=metadata,
         data_version=DataVersion(snapshot.content_hash),

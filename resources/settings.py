@@ -15,6 +15,7 @@ from resources.snapshot import Snapshot
 from yunmin_assets.columnar.config import PackConfig, PackOptions, TokenizerConfig
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.corpus.config import CorpusConfig
+from yunmin_assets.dedup.boilerplate.config import BoilerplateConfig
 from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.splits import SplitConfig
 from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, WeightsConfig
@@ -35,6 +36,7 @@ class PipelineConfig(ConfigModel):
     """Endpoint of an S3-compatible store."""
     corpus: CorpusConfig = CorpusConfig()
     dedup: DedupConfig = DedupConfig()
+    boilerplate: BoilerplateConfig = BoilerplateConfig()
     splits: SplitConfig = SplitConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     reference_model: ReferenceConfig = ReferenceConfig()

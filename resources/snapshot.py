@@ -103,6 +103,14 @@ class Snapshot:
                 return entry
         raise LakeError(f"{self.folder} has no file {name}: materialize {self.manifest.asset} again")
 
+    def files(self, prefix: str) -> list[FileEntry]:
+        """The manifest's entries of all files whose name begins with `prefix`, sorted by name."""
+        return [entry for entry in self.manifest.files if entry.name.startswith(prefix)]
+
+    def rows(self, prefix: str) -> int:
+        """Rows of all Parquet files whose name begins with `prefix`."""
+        return sum(entry.rows or 0 for entry in self.files(prefix))
+
     def verify(self) -> list[str]:
         """Read every file again; return a line for each that is missing or not what was published."""
         problems = []

@@ -85,6 +85,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def obey_interrupts() -> None:
+    """A process started from a background job ignores SIGINT, which is how `dagster dev` is stopped."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[DagsterServer]:
     environment = os.environ | {
@@ -104,6 +109,7 @@ def server(home: Path) -> Iterator[DagsterServer]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=obey_interrupts,
         )
         server = DagsterServer(f"http://127.0.0.1:{port}")
         try:

@@ -41,6 +41,34 @@ def write_documents(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, row_group_size=ROW_GROUP_DOCUMENTS, **DOCUMENT_WRITE_OPTIONS)
 
 
+class RowGroupWriter:
+    """Appends tables of any size to a Parquet file in row groups of 1024 documents.
+
+    A context manager. The file is complete when it is left, also without any rows.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(path, schema, **DOCUMENT_WRITE_OPTIONS)
+        self._waiting = schema.empty_table()
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows; full row groups are written at once."""
+        self._waiting = pa.concat_tables([self._waiting, table])
+        full = self._waiting.num_rows // ROW_GROUP_DOCUMENTS * ROW_GROUP_DOCUMENTS
+        if full:
+            self._writer.write_table(self._waiting.slice(0, full), row_group_size=ROW_GROUP_DOCUMENTS)
+            self._waiting = self._waiting.slice(full).combine_chunks()
+
+    def __enter__(self) -> "RowGroupWriter":
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is None and self._waiting.num_rows:
+            self._writer.write_table(self._waiting)
+        self._writer.close()
+
+
 def document_files(folder: Path) -> list[Path]:
     """The Parquet files of documents in a `clean_corpus` snapshot, in order."""
     return sorted(folder.glob("documents-*.parquet"))

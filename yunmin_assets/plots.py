@@ -5,6 +5,7 @@ Plots are PNG data URIs, so that they need no server and no file beside the even
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 6.0, 2.6, 90
+CELL_WIDTH_INCHES, CELL_HEIGHT_INCHES, LABEL_INCHES = 0.65, 0.5, 1.2
+LABEL_CHARACTERS = 20
 ACCENT = "#3b6fb6"
+BREAK_HERE = r"\g<0>`&#8203;`"
+_LONG_WORD = re.compile(r"\S{32}(?=\S)")
+_SPACE = re.compile(r"\s+")
+_SPAN_OR_SYNTAX = re.compile(r"[^`|\s](?:[^`|]*[^`|\s])?|[`|]")  # a span loses spaces at its ends
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -20,6 +27,20 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def literal(text: str) -> str:
+    """Markdown that shows a text as it is, on one line: code spans, in which neither Markdown nor HTML has a meaning.
+
+    Backticks and the `|` of tables have one even there: they stand between spans, as character references. So do
+    zero-width spaces, where long words may be broken that would make a table wider than the page.
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        part = found[0]
+        return f"&#{ord(part)};" if part in "`|" else f"`{_LONG_WORD.sub(BREAK_HERE, part)}`"
+
+    return _SPAN_OR_SYNTAX.sub(shown, _SPACE.sub(" ", text))
 
 
 def histogram(
@@ -38,7 +59,7 @@ def histogram(
         bins = (
             np.geomspace(data.min(), data.max() * 1.001, 41)
             if logarithmic
-            else np.linspace(data.min(), data.max() + 1e-9, 41)
+            else np.histogram_bin_edges(data, bins=40)
         )
         axes.hist(data, bins=bins.tolist(), color=ACCENT)
     if logarithmic:
@@ -52,8 +73,8 @@ def histogram(
 def bars(values: Mapping[str, float], *, title: str, ylabel: str) -> str:
     """One bar per entry."""
     figure, axes = _figure(title, "", ylabel)
-    axes.bar(list(values), list(values.values()), color=ACCENT)
-    axes.tick_params(axis="x", labelrotation=20)
+    axes.bar(range(len(values)), list(values.values()), color=ACCENT)
+    _name_columns(axes, list(values))
     return _markdown(figure, title)
 
 
@@ -72,28 +93,42 @@ def curves(
 def heatmap(
     matrix: np.ndarray, labels: Sequence[str], *, title: str, xlabel: str = "", ylabel: str = ""
 ) -> str:
-    """A square matrix with its values written into the cells."""
-    figure, axes = _figure(title, xlabel, ylabel, height=max(HEIGHT_INCHES, 0.5 * len(labels) + 1.2))
-    axes.imshow(matrix, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(labels)), labels, rotation=20)
-    axes.set_yticks(range(len(labels)), labels)
-    middle = (float(np.max(matrix)) + float(np.min(matrix))) / 2 if matrix.size else 0.0
+    """A square matrix with its values written into the cells.
+
+    Counts (integers) are shaded by their magnitude, so that a few beside very many are still seen; zeros are quiet.
+    """
+    height = max(HEIGHT_INCHES, CELL_HEIGHT_INCHES * len(labels) + LABEL_INCHES)
+    width = max(WIDTH_INCHES, CELL_WIDTH_INCHES * len(labels) + LABEL_INCHES)
+    figure, axes = _figure(title, xlabel, ylabel, width=width, height=height)
+    is_count = np.issubdtype(matrix.dtype, np.integer)
+    shade = np.log1p(matrix) if is_count else matrix
+    lightest = 0.0 if is_count else float(shade.min())
+    axes.imshow(shade, cmap="Blues", aspect="auto", vmin=lightest)
+    _name_columns(axes, labels)
+    axes.set_yticks(range(len(labels)), [_shortened(label) for label in labels])
+    middle = (float(shade.max()) + lightest) / 2
     for (row, column), value in np.ndenumerate(matrix):
-        text = f"{int(value):,}" if np.issubdtype(matrix.dtype, np.integer) else f"{value:.2f}"
-        axes.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if value > middle else "black",
-        )
+        text = f"{int(value):,}" if is_count else f"{value:.2f}"
+        color = "white" if shade[row, column] > middle else "lightgray" if is_count and not value else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     return _markdown(figure, title)
 
 
-def _figure(title: str, xlabel: str, ylabel: str, height: float = HEIGHT_INCHES) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, layout="constrained")
+def _name_columns(axes: Axes, labels: Sequence[str]) -> None:
+    names = [_shortened(label) for label in labels]
+    axes.set_xticks(range(len(labels)), names, rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _shortened(label: str) -> str:
+    """A name that fits beside a plot: names of domains often differ at their end."""
+    half = LABEL_CHARACTERS // 2
+    return label if len(label) <= LABEL_CHARACTERS else f"{label[:half]}…{label[-half:]}"
+
+
+def _figure(
+    title: str, xlabel: str, ylabel: str, *, width: float = WIDTH_INCHES, height: float = HEIGHT_INCHES
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlabel(xlabel, fontsize=8)

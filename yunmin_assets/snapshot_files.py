@@ -34,6 +34,15 @@ WEIGHTS_FILE = "weights.json"
 """In `domain_weights`."""
 
 
+DECISIONS = "decisions"
+"""Folder in `duplicate_clusters`."""
+
+
 def decisions_file(domain: str) -> str:
     """A domain's decisions in `duplicate_clusters`."""
-    return f"decisions/{domain}.parquet"
+    return f"{DECISIONS}/{domain}.parquet"
+
+
+def pairs_file(domain: str) -> str:
+    """Some of a domain's removed documents beside their survivors, in `duplicate_clusters`."""
+    return f"pairs/{domain}.parquet"

@@ -30,6 +30,15 @@ def shingle_set(text: str, ngram: int) -> frozenset[str]:
     return frozenset(seen[start : start + ngram] for start in range(len(seen) - ngram + 1))
 
 
+def word_shingle_set(text: str, ngram: int) -> frozenset[str]:
+    """The word n-grams of a text; the whole text if it has fewer words; nothing if it is empty."""
+    seen = normalized(text)
+    words = seen.split(" ") if seen else []
+    if len(words) <= ngram:
+        return frozenset([seen] if seen else [])
+    return frozenset(" ".join(words[start : start + ngram]) for start in range(len(words) - ngram + 1))
+
+
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
     """|A ∩ B| / |A ∪ B|; two empty sets are the same."""
     return len(first & second) / len(first | second) if first | second else 1.0
@@ -41,13 +50,22 @@ def by_length(documents: dict[str, str]) -> list[str]:
 
 
 def anchored(
-    documents: dict[str, str], ngram: int, threshold: float, order: Sequence[str] | None = None
+    documents: dict[str, str],
+    ngram: int,
+    threshold: float,
+    order: Sequence[str] | None = None,
+    shingles: Callable[[str, int], frozenset[str]] = shingle_set,
 ) -> dict[str, Decision]:
-    """The greedy maximal independent set in priority order."""
-    sets = {name: shingle_set(text, ngram) for name, text in documents.items()}
+    """The greedy maximal independent set in priority order; who repeats a text shares its first one's fate."""
+    sets = {name: shingles(text, ngram) for name, text in documents.items()}
     kept: list[str] = []
-    decisions = {}
+    decisions: dict[str, Decision] = {}
+    first_with: dict[str, str] = {}
     for name in order or by_length(documents):
+        first = first_with.setdefault(normalized(documents[name]), name)
+        if first != name:
+            decisions[name] = decisions[first]
+            continue
         near = [(jaccard(sets[name], sets[other]), -kept.index(other), other) for other in kept]
         best = max((entry for entry in near if entry[0] >= threshold), default=None)
         if best is None:

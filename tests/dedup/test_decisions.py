@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.dedup.oracle import Decision, anchored, by_length, jaccard, linked, normalized, shingle_set
@@ -46,6 +46,9 @@ def named(texts: list[str]) -> dict[str, str]:
 
 
 @given(TEXTS, THRESHOLDS)
+@example(
+    ["abcabd", "abcabd.", "abcabdb", "abcabdaa"], 0.6
+)  # the first is nearer to one that comes after the second
 @settings(max_examples=200, deadline=None)
 def test_anchored_is_the_greedy_independent_set_over_all_pairs(texts: list[str], threshold: float) -> None:
     documents = named(texts)
@@ -145,10 +148,11 @@ def test_threads_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     long_texts = pc.binary_repeat(table["text"], 20)  # several blocks of work
     table = table.set_column(1, "text", long_texts)
     results = []
-    for threads in (1, 2):
+    for threads in (1, 2, 4):
         monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", threads)
         results.append(deduplicate(table, DedupConfig()))
     assert results[0].equals(results[1])
+    assert results[0].equals(results[2])
 
 
 @given(

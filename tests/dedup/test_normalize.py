@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from tests.dedup.oracle import normalized
 from yunmin_assets.dedup import DedupConfig, compute_signatures, normalize_text
-from yunmin_assets.dedup.kernels import MALFORMED, OK, normalize_utf8
-from yunmin_assets.dedup.normalize import MAYBE_NOT_NFC, TABLE_SIZE, normalization_table
+from yunmin_assets.dedup.kernels import OK, normalize_utf8
+from yunmin_assets.dedup.normalize import (
+    CODE_POINTS_WITH_RULES,
+    MALFORMED,
+    MAYBE_NOT_NFC,
+    normalization_table,
+)
 
 KOREAN = st.text(st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3) | st.sampled_from(" .,!\n"))
 ANY_TEXT = KOREAN | st.text(st.characters(exclude_categories=["Cs"]))
@@ -23,7 +28,7 @@ def compiled(
 ) -> tuple[str, int, int]:
     """(normalised text, characters, status) of `data` somewhere in a larger buffer."""
     buffer = np.frombuffer(before + data + after, np.uint8)
-    code_points = np.empty(len(data) + 1, np.uint32)
+    code_points = np.empty(len(data), np.uint32)
     table = normalization_table(punctuation)
     length, characters, status = normalize_utf8(
         buffer, len(before), len(before) + len(data), table, code_points
@@ -97,8 +102,8 @@ def test_decomposed_hangul_is_signed_as_composed_hangul() -> None:
     assert signatures.characters.tolist() == [len(composed), len(composed), 5]
 
 
-def test_no_character_beyond_the_table_needs_it() -> None:
-    for code_point in range(TABLE_SIZE, sys.maxunicode + 1):
+def test_no_character_beyond_those_with_rules_needs_any() -> None:
+    for code_point in range(CODE_POINTS_WITH_RULES, sys.maxunicode + 1):
         character = chr(code_point)
         assert character.lower() == character and not character.isspace()
         assert unicodedata.is_normalized("NFC", character) and not unicodedata.combining(character)

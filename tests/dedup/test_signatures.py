@@ -17,7 +17,8 @@ from yunmin_assets.dedup import (
     shingle_hash,
     text_shingles,
 )
-from yunmin_assets.dedup.kernels import hash_text, roll_shingles
+from yunmin_assets.dedup.kernels import hash_shingles, shingle_scratch
+from yunmin_assets.dedup.murmur3 import hash_text
 from yunmin_assets.dedup.shingles import shingle_hash64
 from yunmin_assets.dedup.signatures import Signatures
 
@@ -70,12 +71,12 @@ def test_a_row_answers_queries_in_a_datasketch_index() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(1, 20))
 @settings(deadline=None)
-def test_rolled_hashes_are_the_hashes_of_the_shingles(text: str, ngram: int) -> None:
+def test_compiled_hashes_are_the_hashes_of_the_shingles(text: str, ngram: int) -> None:
     code_points = np.array([ord(character) for character in text], np.uint32)
-    rolled = np.empty(max(1, len(text)), np.uint64)
-    count = roll_shingles(code_points, len(text), ngram, rolled)
+    scratch = shingle_scratch(len(text), ngram, False)
+    count = hash_shingles(code_points, len(text), ngram, False, scratch)
     expected = [text[at : at + ngram] for at in range(max(1, len(text) - ngram + 1))] if text else []
-    assert rolled[:count].tolist() == [shingle_hash64(shingle) for shingle in expected]
+    assert scratch.shingles[:count].tolist() == [shingle_hash64(shingle) for shingle in expected]
 
 
 def test_different_shingles_of_korean_text_have_different_hashes() -> None:

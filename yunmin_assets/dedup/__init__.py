@@ -7,9 +7,13 @@ Example:
     >>> deduplicate(documents, DedupConfig()).select(["id", "kept", "survivor_id"]).to_pylist()
     [{'id': 'a', 'kept': True, 'survivor_id': 'a'}, {'id': 'b', 'kept': False, 'survivor_id': 'a'}]
 
-Who wants to go deeper: `normalize` and `shingles` define what is compared, `kernels` computes it,
-`signatures` and `signature_files` keep it, `buckets` finds candidates, `survivors` decides, `decisions`
-is the whole; `recall` scores it against a known truth.
+Who wants to go deeper:
+
+- what is compared: `normalize`, `shingles`; compiled: `kernels` over `text_blocks`;
+- signatures: `signatures`, `minhash`; on disk: `signing`, `signature_files`, `key_files`;
+- decisions in memory: `decisions`, over `buckets`, `shingle_sets` and `survivors`;
+- decisions over a lake: `clusters`, over `components`, `batches`, `previous` and `decision_files`;
+- what comes of them: `removal`, `splits`, `boilerplate`; for people: `summary`, `side_by_side`; `recall`.
 """
 
 from typing import TYPE_CHECKING
@@ -23,8 +27,9 @@ if TYPE_CHECKING:
     from yunmin_assets.dedup.normalize import normalize_text
     from yunmin_assets.dedup.recall import DedupScore, score_against_truth
     from yunmin_assets.dedup.shingles import shingle_hash, text_shingles
-    from yunmin_assets.dedup.signature_files import read_band, read_signatures, write_signatures
+    from yunmin_assets.dedup.signature_files import read_band, read_signatures
     from yunmin_assets.dedup.signatures import Signatures, compute_signatures
+    from yunmin_assets.dedup.signing import write_signatures
 
 _MODULES = {
     "DECISION_SCHEMA": "decisions",
@@ -40,7 +45,7 @@ _MODULES = {
     "score_against_truth": "recall",
     "shingle_hash": "shingles",
     "text_shingles": "shingles",
-    "write_signatures": "signature_files",
+    "write_signatures": "signing",
 }
 
 __all__ = [

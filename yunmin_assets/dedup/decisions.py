@@ -9,8 +9,11 @@ The steps, over all domains at once (near-duplicates cross sources):
 
 Everything after step 1 happens in priority order, so the decisions depend neither on the order of the
 input nor on the number of threads. All of it is in memory: about 16 · bands + 4 · permutations bytes per
-document, and the candidates' shingles.
+document, and the candidates' shingles. `clusters` does the same in batches, with a budget.
 """
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +39,26 @@ DECISION_SCHEMA = pa.schema(
 )
 
 Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What becomes of n documents.
+
+    Attributes:
+        survivors: int64[n], the row that each one gives way to; its own if it stays.
+        jaccards: float64[n], exact, to the survivor; 1.0 to itself.
+        exact: bool[n], whether it gives way to a document with the same normalised text.
+    """
+
+    survivors: Indices
+    jaccards: npt.NDArray[np.float64]
+    exact: npt.NDArray[np.bool_]
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """bool[n], who stays."""
+        return self.survivors == np.arange(self.survivors.size)
 
 
 def deduplicate(documents: pa.Table, config: DedupConfig, *, log: Log = silent) -> pa.Table:
@@ -67,7 +90,7 @@ def deduplicate(documents: pa.Table, config: DedupConfig, *, log: Log = silent) 
     """
     check_documents(documents, config)
     signatures = compute_signatures(documents["text"], config, log=log)
-    return _decide(documents, signatures, config, log)
+    return decide(documents, signatures, config, log=log)
 
 
 def decide(
@@ -85,42 +108,70 @@ def decide(
             f"{documents.num_rows:,} documents and {config.bands} bands of {config.rows} rows do not fit "
             f"signatures of shape {signatures.minhash.shape}: compute the signatures again"
         )
-    return _decide(documents, signatures, config, log)
+    found = config.collision_probability(config.threshold)
+    log(f"{config.bands} bands × {config.rows} rows find {found:.2%} of pairs at Jaccard {config.threshold}")
+    survival = choose(documents, signatures, config, log=log)
+    exact, removed = int(survival.exact.sum()), int((~survival.kept).sum())
+    log(
+        f"{documents.num_rows - removed:,} of {documents.num_rows:,} documents stay; {exact:,} are exact and "
+        f"{removed - exact:,} near-duplicates"
+    )
+    survivor_ids = documents["id"].take(pa.array(survival.survivors))
+    columns = [documents["id"], survival.kept, survivor_ids, survivor_ids, survival.jaccards]
+    return pa.table(columns, names=DECISION_SCHEMA.names).cast(DECISION_SCHEMA)
 
 
-def _decide(documents: pa.Table, signatures: Signatures, config: DedupConfig, log: Log) -> pa.Table:
+def choose(
+    documents: pa.Table,
+    signatures: Signatures,
+    config: DedupConfig,
+    *,
+    scratch: Path | None = None,
+    log: Log = silent,
+) -> Survival:
+    """The core: who survives among documents that meet nobody else.
+
+    Args:
+        documents: id, text, and optionally domain and quality, as for `deduplicate`. A text may be null if
+            another document with the same text hash has it.
+        signatures: of the documents; minhash and band keys only of those whose text is there, in order.
+        config: what counts as a near-duplicate and who survives.
+        scratch: folder for shingle sets that do not fit into the memory budget.
+        log: progress.
+    """
     order = _priority_order(documents, signatures, config)
     first_of_text = _first_of_text(signatures.text_hash[order])
     distinct = np.flatnonzero(first_of_text == np.arange(order.size))
-    survivors, jaccards = _decide_distinct(documents, signatures, order[distinct], config, log)
+    survivors, jaccards = _choose_distinct(documents, signatures, order[distinct], config, scratch, log)
 
     place_among_distinct = np.searchsorted(distinct, first_of_text)
-    survivor_rows = np.empty(order.size, np.int64)
-    jaccard = np.empty(order.size)
-    survivor_rows[order] = order[distinct[survivors]][place_among_distinct]
-    jaccard[order] = jaccards[place_among_distinct]
-    kept = survivor_rows == np.arange(order.size)
-    log(
-        f"{kept.sum():,} of {order.size:,} documents stay; {order.size - distinct.size:,} are exact and "
-        f"{distinct.size - kept.sum():,} near-duplicates"
-    )
-    return _decisions(documents["id"], kept, survivor_rows, jaccard)
+    survival = Survival(np.empty(order.size, np.int64), np.empty(order.size), np.empty(order.size, np.bool_))
+    survivor_places = distinct[survivors][place_among_distinct]
+    survival.survivors[order] = order[survivor_places]
+    survival.jaccards[order] = jaccards[place_among_distinct]
+    survival.exact[order] = (first_of_text == survivor_places) & (survivor_places != np.arange(order.size))
+    return survival
 
 
-def _decide_distinct(
-    documents: pa.Table, signatures: Signatures, rows: Indices, config: DedupConfig, log: Log
+def _choose_distinct(
+    documents: pa.Table,
+    signatures: Signatures,
+    rows: Indices,
+    config: DedupConfig,
+    scratch: Path | None,
+    log: Log,
 ) -> tuple[Indices, npt.NDArray[np.float64]]:
     """Survivors and Jaccards among the distinct texts `rows`, which are in priority order.
 
     Returns:
         survivors: int64[len(rows)], places in `rows`. jaccards: float64[len(rows)].
     """
-    found = config.collision_probability(config.threshold)
-    log(f"{config.bands} bands × {config.rows} rows find {found:.2%} of pairs at Jaccard {config.threshold}")
-    buckets = find_buckets(signatures.band_keys[:, rows])
+    texts = documents["text"]
+    rows_with_text = _rows_with_text(texts, signatures.text_hash)[rows]
+    buckets = find_buckets(signatures.band_keys[:, _places_among_texts(texts, rows_with_text)])
     log(f"{rows.size:,} distinct texts, {buckets.candidates.size:,} share a band with another one")
-    candidate_rows = rows[buckets.candidates]
-    sets = shingle_sets(documents["text"], candidate_rows, signatures.shingles, config, log)
+    candidate_rows = rows_with_text[buckets.candidates]
+    sets = shingle_sets(texts, candidate_rows, signatures.shingles, config, log, scratch=scratch)
     threshold = config.threshold if config.verify == "exact" else 0.0
     candidate_survivors, candidate_jaccards = choose_survivors(buckets, sets, threshold, config.survivors)
     survivors = np.arange(rows.size)
@@ -128,6 +179,23 @@ def _decide_distinct(
     survivors[buckets.candidates] = buckets.candidates[candidate_survivors]
     jaccards[buckets.candidates] = candidate_jaccards
     return survivors, jaccards
+
+
+def _rows_with_text(texts: pa.ChunkedArray, text_hash: npt.NDArray[np.uint64]) -> Indices:
+    """For every row one whose text is there, and the same: int64[n]."""
+    rows = np.arange(len(texts))
+    if not texts.null_count:
+        return rows
+    with_text_first = np.argsort(texts.is_null().to_numpy(), kind="stable")
+    rows[with_text_first] = with_text_first[_first_of_text(text_hash[with_text_first])]
+    return rows
+
+
+def _places_among_texts(texts: pa.ChunkedArray, rows: Indices) -> Indices:
+    """How many texts are there before each row."""
+    if not texts.null_count:
+        return rows
+    return np.cumsum(texts.is_valid().to_numpy())[rows] - 1
 
 
 def _priority_order(documents: pa.Table, signatures: Signatures, config: DedupConfig) -> Indices:
@@ -153,15 +221,3 @@ def _first_of_text(text_hash: npt.NDArray[np.uint64]) -> Indices:
     first = np.empty(order.size, np.int64)
     first[order] = np.repeat(order[begins], np.diff(begins, append=order.size))
     return first
-
-
-def _decisions(
-    ids: pa.ChunkedArray,
-    kept: npt.NDArray[np.bool_],
-    survivor_rows: Indices,
-    jaccard: npt.NDArray[np.float64],
-) -> pa.Table:
-    survivor_ids = ids.take(pa.array(survivor_rows))
-    return pa.table([ids, kept, survivor_ids, survivor_ids, jaccard], names=DECISION_SCHEMA.names).cast(
-        DECISION_SCHEMA
-    )

@@ -1,21 +1,29 @@
 """Compiled kernels: UTF-8 bytes of an Arrow buffer in, signatures or sets of shingles out.
 
-No Python string is made on the way: bytes → normalised code points → rolling 64-bit hashes → MinHash,
-one document at a time in scratch space the size of the longest document of the block.
+No Python string is made on the way: bytes → normalised code points → 64-bit hashes of shingles → MinHash,
+one document at a time in scratch space the size of the longest document of the block. Each step is a plain
+loop that the compiler turns into vector code, and no branch depends on the text, so none is mispredicted.
 
-Price on one core: about 4 ns per character to decode and normalise, 2 ns to roll the hash, 7 ns for 128
-permutations, which is at the limit of the vector multiplier.
+Price on one core with AVX-512, per MB of Korean text (0.42 million shingles): 0.8 ms to normalise, 0.6 ms
+to hash shingles, 2.3 ms for 128 permutations, which is near the limit of the vector multiplier. With AVX2:
+1.7, 0.5 and 3.3 ms. Collecting sets: 0.8 ms for the distinct shingles instead of the permutations.
 
 Every kernel releases the GIL; `text_blocks` runs blocks of documents on a pool of threads, so there is no
-numba threading layer to choose and the result does not depend on the number of threads. They are all in
-this one file because numba's disk cache notices a change in a kernel's own file only. For the same
-reason, touch this file after changing a constant that is imported here.
+numba threading layer to choose and the result does not depend on the number of threads. They are in this
+one file because numba's disk cache notices a change in a kernel's own file only. What they import from
+other files is in the line below, so that a change there is a change here; a test says when it is due.
 """
 
-import numpy as np
-from numba import njit
+# Compiled with caea66a637f3
 
-from yunmin_assets.dedup.normalize import CODE_POINT_MASK, DROPPED, MAYBE_NOT_NFC, SPACE, TABLE_SIZE
+from typing import NamedTuple
+
+import numpy as np
+
+from yunmin_assets.dedup.compiling import kernel
+from yunmin_assets.dedup.compress import remove_value
+from yunmin_assets.dedup.murmur3 import hash_text, mix32, mix64
+from yunmin_assets.dedup.normalize import CODE_POINT_MASK, DROPPED, MALFORMED, MAYBE_NOT_NFC, SPACE
 from yunmin_assets.dedup.shingles import SHINGLE_BASE
 
 # mypy: allow-untyped-defs
@@ -24,9 +32,8 @@ from yunmin_assets.dedup.shingles import SHINGLE_BASE
 U32, U64 = np.uint32, np.uint64
 
 OK = U32(0)
-MALFORMED = U32(1)
-"""The text is not UTF-8."""
-TEXT_CHANGED = U32(2)
+"""Status of a text. The others are two flags of the table, `MAYBE_NOT_NFC` and `MALFORMED`, and this one:"""
+TEXT_CHANGED = U32(1)
 """The text has another number of shingles than its signature says."""
 
 LANES = 32
@@ -34,193 +41,205 @@ LANES = 32
 UNROLLED = 8
 """Shingles per turn of the MinHash loop: one load and store of the minima per eight shingles."""
 
-BASE = U64(SHINGLE_BASE)
+BASE, BASE2, BASE3, BASE4 = (U64(pow(SHINGLE_BASE, exponent, 1 << 64)) for exponent in (1, 2, 3, 4))
 LARGEST = U32(0xFFFFFFFF)
-LAST_CODE_POINT = U32(0x10FFFF)
-LOW_SIX, LOW_SEVEN = U32(0x3F), U32(0x7F)
-
-
-def _lead_bytes():
-    """uint32[256], for a character of 1 to 3 bytes: the payload mask of its first byte, the shift that
-    takes the bytes after its end out again, and its width, 8 bits each. Width 0: not a first byte."""
-    table = np.zeros(256, np.uint32)
-    for first, last, mask, shift, width in (
-        (0x00, 0x7F, 0x7F, 12, 1),
-        (0xC2, 0xDF, 0x1F, 6, 2),
-        (0xE0, 0xEF, 0x0F, 0, 3),
-    ):
-        table[first : last + 1] = mask | shift << 8 | width << 16
-    return table
-
-
-LEAD_BYTES = _lead_bytes()
 
 
 def announce_first_use(kernel, log):
     """Say why the first call of a kernel in a process takes longer."""
     if not kernel.signatures:
-        log(
-            "loading compiled kernels; the first run on a machine compiles them (some 5 to 15 s, then cached)"
-        )
+        log("loading compiled kernels; a first run compiles them (some 5 to 15 s, then cached)")
 
 
-@njit(cache=True, nogil=True)
-def character_starts(data, start, end, starts):
-    """Write where the characters of data[start:end] start, relative to `start`, then the size of the text.
-
-    Returns the number of characters. There is no branch on the bytes, so none is mispredicted.
-    """
-    count = 0
-    for position in range(start, end):
-        starts[count] = position - start
-        count += (data[position] & np.uint8(0xC0)) != np.uint8(0x80)
-    starts[count] = end - start
-    return count
+@kernel
+def byte_at(text, at):
+    """The byte, or 0 outside the text."""
+    return text[at] if 0 <= at < text.size else np.uint8(0)
 
 
-@njit(cache=True, nogil=True)
-def decode_guarded(text, at, width):
-    """The character of `width` bytes at `at`, reading no further, and whether its first byte agrees."""
-    first = U32(text[at])
+@kernel
+def is_misplaced(third_before, second_before, before, byte):
+    """Whether no UTF-8 text has `byte` after these three: every lead byte wants its continuation bytes."""
+    is_wanted = (before >= 0xC2) | (second_before >= 0xE0) | (third_before >= 0xF0)
+    is_continuation = (byte & 0xC0) == 0x80
+    return (is_continuation != is_wanted) | (byte == 0xC0) | (byte == 0xC1) | (byte > 0xF4)
+
+
+@kernel
+def is_malformed(text):
+    """Whether the bytes of some character do not belong together. Spellings that are too long pass."""
+    malformed = False
+    for at in range(text.size - 3):
+        malformed |= is_misplaced(text[at], text[at + 1], text[at + 2], text[at + 3])
+    for edge in range(3):
+        for at in (edge, text.size + edge):
+            before = byte_at(text, at - 3), byte_at(text, at - 2), byte_at(text, at - 1)
+            malformed |= is_misplaced(*before, byte_at(text, at))
+    return malformed
+
+
+@kernel
+def decode(first, second, third, fourth):
+    """The code point that begins with the first of four bytes, or `DROPPED` if none begins there."""
+    first, second, third, fourth = U32(first), U32(second & 0x3F), U32(third & 0x3F), U32(fourth & 0x3F)
     if first < U32(0x80):
-        return first, width == U64(1)
-    if U32(0xC2) <= first < U32(0xE0):
-        code_point, expected = first & U32(0x1F), U64(2)
-    elif U32(0xE0) <= first < U32(0xF0):
-        code_point, expected = first & U32(0x0F), U64(3)
-    elif U32(0xF0) <= first < U32(0xF5):
-        code_point, expected = first & U32(0x07), U64(4)
-    else:
-        return first, False
-    if width != expected:
-        return first, False
-    for offset in range(U64(1), width):
-        code_point = (code_point << U32(6)) | (U32(text[at + offset]) & LOW_SIX)
-    return min(code_point, LAST_CODE_POINT), code_point <= LAST_CODE_POINT
+        return first
+    if first < U32(0xC0):
+        return DROPPED
+    if first < U32(0xE0):
+        return (first & U32(0x1F)) << U32(6) | second
+    if first < U32(0xF0):
+        return (first & U32(0x0F)) << U32(12) | second << U32(6) | third
+    return (first & U32(0x07)) << U32(18) | second << U32(12) | third << U32(6) | fourth
 
 
-@njit(cache=True, nogil=True)
+@kernel
+def decode_text(text, code_points):
+    """Write the code points of well-formed UTF-8; return how many.
+
+    Decodes at every byte and removes what began in the middle of a character: twice the work for Korean,
+    but nothing waits for the width of the character before.
+    """
+    whole = max(0, text.size - 3)
+    for at in range(whole):
+        code_points[at] = decode(text[at], text[at + 1], text[at + 2], text[at + 3])
+    for at in range(whole, text.size):
+        code_points[at] = decode(text[at], byte_at(text, at + 1), byte_at(text, at + 2), np.uint8(0))
+    return remove_value(code_points, text.size, DROPPED)
+
+
+@kernel
+def apply_table(code_points, count, table):
+    """Replace each code point by its entry in the table; return the flags of the entries."""
+    flags = OK
+    for at in range(count):
+        entry = table[code_points[at]]
+        flags |= entry
+        code_points[at] = entry & CODE_POINT_MASK
+    return flags & (MAYBE_NOT_NFC | MALFORMED)
+
+
+@kernel
+def collapse_spaces(code_points, count):
+    """Leave one space between words and none around them; return the new length."""
+    leading = 0
+    while leading < count and code_points[leading] == SPACE:
+        code_points[leading] = DROPPED
+        leading += 1
+    for at in range(count - 1):
+        is_surplus = (code_points[at] == SPACE) & (code_points[at + 1] == SPACE)
+        code_points[at] = DROPPED if is_surplus else code_points[at]
+    length = remove_value(code_points, count, DROPPED)
+    return length - 1 if length > 0 and code_points[length - 1] == SPACE else length
+
+
+@kernel
 def normalize_utf8(data, start, end, table, code_points):
     """Normalise the text data[start:end] into `code_points`.
 
-    First the starts of the characters, then each character by itself: nothing waits for the width of the
-    character before, and there is no branch on it (a Korean word would mispredict two).
-
     Args:
-        data: uint8[:]; what lies at or after `end` does not influence a well-formed text.
+        data: uint8[:]; what lies before `start` or from `end` on does not matter.
         table: `normalize.normalization_table`.
-        code_points: uint32[:], room for one code point per byte of the text and one more.
+        code_points: uint32[:], room for one code point per byte of the text.
 
     Returns:
         (length, characters, status): normalised code points written, characters of the text before, and
         `OK` or the flags `MAYBE_NOT_NFC` and `MALFORMED`.
     """
-    characters = character_starts(data, start, end, code_points)
-    text = data[start:]
-    readable = U64(text.size)
-    length = 0
-    status = OK
-    malformed = code_points[0]  # not 0: the text begins in the middle of a character
-    after_space = U32(1)
-    for index in range(characters):
-        at = U64(code_points[index])
-        width = U64(code_points[index + 1]) - at
-        lead = LEAD_BYTES[text[at]]
-        if lead == U32(0) or at + U64(3) > readable:
-            code_point, agrees = decode_guarded(text, at, width)
-            malformed |= U32(not agrees)
-            entry = table[code_point] if code_point < U32(TABLE_SIZE) else code_point
-        else:
-            second, third = U32(text[at + U64(1)]) & LOW_SIX, U32(text[at + U64(2)]) & LOW_SIX
-            payload = ((U32(text[at]) & lead & LOW_SEVEN) << U32(12)) | (second << U32(6)) | third
-            entry = table[payload >> ((lead >> U32(8)) & U32(0xFF))]
-            malformed |= U32(width) ^ (lead >> U32(16))
-        status |= entry & MAYBE_NOT_NFC
-        code_point = entry & CODE_POINT_MASK
-        code_points[length] = code_point
-        is_space, is_dropped = U32(code_point == SPACE), U32(code_point == DROPPED)
-        length += np.int64(U32(1) ^ (is_dropped | (is_space & after_space)))
-        after_space = is_space | (is_dropped & after_space)
-    if length > 0 and code_points[length - 1] == SPACE:
-        length -= 1
-    return length, characters, status if malformed == OK else status | MALFORMED
+    text = data[start:end]
+    if is_malformed(text):  # first, for it also brings the text into the cache at the best rate
+        return 0, 0, MALFORMED
+    characters = decode_text(text, code_points)
+    status = apply_table(code_points, characters, table)
+    length = remove_value(code_points, characters, DROPPED)
+    return collapse_spaces(code_points, length), characters, status
 
 
-@njit(cache=True, nogil=True)
-def roll_shingles(code_points, length, ngram, shingles):
-    """Write the 64-bit hash of every shingle (`shingles.shingle_hash64`); return how many there are."""
-    if length == 0:
-        return 0
-    window = min(ngram, length)
+class ShingleScratch(NamedTuple):
+    """Scratch space to hash the shingles of one text after the other."""
+
+    prefixes: np.ndarray
+    powers: np.ndarray
+    word_starts: np.ndarray
+    shingles: np.ndarray
+
+
+@kernel
+def shingle_scratch(longest, ngram, by_words):
+    """Space for texts of up to `longest` code points, and the base's powers as far as a shingle reaches."""
+    reach = longest if by_words else min(ngram, longest)
+    powers = np.ones(reach + 1, np.uint64)
+    for exponent in range(1, reach + 1):
+        powers[exponent] = powers[exponent - 1] * BASE
+    return ShingleScratch(
+        np.empty(longest + 1, np.uint64),
+        powers,
+        np.empty(longest + 2 if by_words else 0, np.int64),
+        np.empty(longest, np.uint64),
+    )
+
+
+@kernel
+def hash_prefixes(code_points, length, prefixes):
+    """prefixes[i] = `shingles.shingle_hash64` of the first i code points.
+
+    Four at a time, so that a turn waits for one multiplication of the turn before and not for four.
+    """
     value = U64(0)
-    leaving_factor = BASE
-    for index in range(window):
-        value = (value + U64(code_points[index]) + U64(1)) * BASE
-        leaving_factor *= BASE
-    shingles[0] = value
-    for index in range(window, length):
-        entering = (U64(code_points[index]) + U64(1)) * BASE
-        leaving = (U64(code_points[index - window]) + U64(1)) * leaving_factor
-        value = value * BASE + (entering - leaving)
-        shingles[index - window + 1] = value
-    return length - window + 1
-
-
-@njit(cache=True, nogil=True)
-def mix32(value):
-    """MurmurHash3's 32-bit finalizer, a bijection: datasketch's pre-mix."""
-    value = U32((value ^ (value >> U32(16))) * U32(0x85EBCA6B))  # the product is a uint64 to numba
-    value = U32((value ^ (value >> U32(13))) * U32(0xC2B2AE35))
-    return value ^ (value >> U32(16))
-
-
-@njit(cache=True, nogil=True)
-def mix64(value):
-    """MurmurHash3's 64-bit finalizer, a bijection."""
-    value ^= value >> U64(33)
-    value *= U64(0xFF51AFD7ED558CCD)
-    value ^= value >> U64(33)
-    value *= U64(0xC4CEB9FE1A85EC53)
-    return value ^ (value >> U64(33))
-
-
-@njit(cache=True, nogil=True)
-def rotate(value, bits):
-    return (value << U64(bits)) | (value >> U64(64 - bits))
-
-
-@njit(cache=True, nogil=True)
-def hash_text(code_points, length):
-    """MurmurHash3 x64 128 (seed 0) of the code points as little-endian 32-bit words: two uint64."""
-    factor1, factor2 = U64(0x87C37B91114253D5), U64(0x4CF5AD432745937F)
-    high, low = U64(0), U64(0)
+    prefixes[0] = value
     whole = length // 4 * 4
     for at in range(0, whole, 4):
-        word1 = U64(code_points[at]) | (U64(code_points[at + 1]) << U64(32))
-        word2 = U64(code_points[at + 2]) | (U64(code_points[at + 3]) << U64(32))
-        high ^= rotate(word1 * factor1, 31) * factor2
-        high = (rotate(high, 27) + low) * U64(5) + U64(0x52DCE729)
-        low ^= rotate(word2 * factor2, 33) * factor1
-        low = (rotate(low, 31) + high) * U64(5) + U64(0x38495AB5)
-    rest = length - whole
-    if rest == 3:
-        low ^= rotate(U64(code_points[whole + 2]) * factor2, 33) * factor1
-    if rest > 0:
-        word1 = U64(code_points[whole])
-        if rest > 1:
-            word1 |= U64(code_points[whole + 1]) << U64(32)
-        high ^= rotate(word1 * factor1, 31) * factor2
-    size = U64(4 * length)
-    high, low = high ^ size, low ^ size
-    high += low
-    low += high
-    high, low = mix64(high), mix64(low)
-    high += low
-    low += high
-    return high, low
+        one = (U64(code_points[at]) + U64(1)) * BASE
+        two = (one + U64(code_points[at + 1]) + U64(1)) * BASE
+        three = (two + U64(code_points[at + 2]) + U64(1)) * BASE
+        four = (three + U64(code_points[at + 3]) + U64(1)) * BASE
+        prefixes[at + 1] = value * BASE + one
+        prefixes[at + 2] = value * BASE2 + two
+        prefixes[at + 3] = value * BASE3 + three
+        value = value * BASE4 + four
+        prefixes[at + 4] = value
+    for at in range(whole, length):
+        value = (value + U64(code_points[at]) + U64(1)) * BASE
+        prefixes[at + 1] = value
 
 
-@njit(cache=True, nogil=True)
+@kernel
+def find_words(code_points, length, starts):
+    """starts[k] = where word k of a normalised text begins, starts[words] = length + 1; return words."""
+    starts[0] = 0
+    words = U64(length > 0)
+    for at in range(length):
+        starts[words] = at + 1
+        words += U64(code_points[at] == SPACE)
+    starts[words] = length + 1
+    return np.int64(words)
+
+
+@kernel
+def hash_shingles(code_points, length, ngram, by_words, scratch):
+    """Write the 64-bit hash (`shingles.shingle_hash64`) of every shingle of a normalised text to
+    `scratch.shingles`; return how many there are.
+
+    The code points i…j−1 hash to prefixes[j] − prefixes[i] · baseʲ⁻ⁱ. The unit is chosen here and in
+    `shingles.text_shingles`: `ngram` consecutive characters, or words with the spaces between them.
+    """
+    prefixes, powers, starts, shingles = scratch
+    hash_prefixes(code_points, length, prefixes)
+    units = find_words(code_points, length, starts) if by_words else length
+    window = min(ngram, units)
+    count = units - window + 1 if units > 0 else 0
+    if by_words:
+        for at in range(count):
+            first, last = starts[at], starts[at + window] - 1
+            shingles[at] = prefixes[last] - prefixes[first] * powers[last - first]
+    else:
+        ends = prefixes[window:]
+        for at in range(count):
+            shingles[at] = ends[at] - prefixes[at] * powers[window]
+    return count
+
+
+@kernel
 def minhash(hashes, count, multipliers, increments, minima):
     """minima[p] = min over hashes[:count] of multipliers[p] · hash + increments[p] mod 2³².
 
@@ -243,7 +262,7 @@ def minhash(hashes, count, multipliers, increments, minima):
             minima[p] = min(minima[p], U32(multipliers[p] * hashes[at] + increments[p]))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def longest_text(offsets, rows):
     """Bytes of the longest text among `rows`."""
     longest = 0
@@ -252,9 +271,9 @@ def longest_text(offsets, rows):
     return longest
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sign_texts(
-    data, offsets, rows, positions, table, ngram, permutations, accept_any_form,
+    data, offsets, rows, positions, table, ngram, by_words, permutations, accept_any_form,
     signatures, shingle_counts, character_counts, text_hashes,
 ):  # fmt: skip
     """Sign the texts in `rows` of an Arrow array and write the results at `positions`.
@@ -262,6 +281,7 @@ def sign_texts(
     Args:
         data, offsets: uint8[:] and int64[:], the buffers of a large_string array.
         rows, positions: int64[r], where each text is read and where its result goes.
+        ngram, by_words: units in a shingle, and whether they are words or characters.
         permutations: uint32[2, q], q ≥ num_perm a multiple of `LANES`.
         accept_any_form: the texts are in NFC, or as close as `unicodedata` gets.
         signatures: uint32[n, num_perm]. shingle_counts, character_counts: int32[n].
@@ -271,8 +291,8 @@ def sign_texts(
         uint32[r], the status of each text. Nothing is written for a text whose status is not `OK`.
     """
     longest = longest_text(offsets, rows)
-    code_points = np.empty(longest + 1, np.uint32)
-    shingles = np.empty(longest, np.uint64)
+    code_points = np.empty(longest, np.uint32)
+    scratch = shingle_scratch(longest, ngram, by_words)
     hashes = np.empty(longest, np.uint32)
     minima = np.empty(permutations.shape[1], np.uint32)
     statuses = np.zeros(rows.size, np.uint32)
@@ -284,9 +304,9 @@ def sign_texts(
         statuses[index] = status
         if status != OK:
             continue
-        count = roll_shingles(code_points, length, ngram, shingles)
+        count = hash_shingles(code_points, length, ngram, by_words, scratch)
         for at in range(count):
-            hashes[at] = mix32(U32(shingles[at] >> U64(32)))
+            hashes[at] = mix32(U32(scratch.shingles[at] >> U64(32)))
         minhash(hashes, count, permutations[0], permutations[1], minima)
         target = positions[index]
         signatures[target] = minima[: signatures.shape[1]]
@@ -296,7 +316,7 @@ def sign_texts(
     return statuses
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fold_band_keys(signatures, rows_per_band, keys):
     """keys[band, document] = 64-bit hash of the band's minima.
 
@@ -310,46 +330,51 @@ def fold_band_keys(signatures, rows_per_band, keys):
             keys[band, document] = key
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def table_bits(count):
-    """log₂ of the size of an open-addressing table for `count` hashes: at most half of it fills."""
+    """log₂ of the size of a table of which `count` shingles claim at most half."""
     bits = 4
     while (1 << bits) < 2 * count:
         bits += 1
     return bits
 
 
-@njit(cache=True, nogil=True)
-def distinct(shingles, count, slots, out):
-    """Write the distinct hashes of shingles[:count] to `out`, in the order of appearance; return how many.
+@kernel
+def distinct(shingles, count, claims, out):
+    """Write the distinct hashes of shingles[:count] to `out`, in any order; return how many.
 
-    slots: uint64 scratch of at least 2 ** table_bits(count). A free slot holds 0, so hash 0 counts as 1.
+    In rounds: every shingle claims the slot of its high bits, and the last to claim a slot is written.
+    Those equal to it are done; the few others that wanted its slot go into the next round. Nothing has to
+    be cleared, and no branch depends on a hash. Hash 0 is written as 1, for `survivors` needs a free one.
+
+    shingles: uint64[:], used up. claims: uint32 scratch of at least 2 ** table_bits(count).
     """
-    bits = table_bits(count)
-    mask = U64((1 << bits) - 1)
-    shift = U64(64 - bits)
-    slots[: 1 << bits] = U64(0)
-    found = 0
-    for at in range(count):
-        shingle = max(shingles[at], U64(1))
-        slot = shingle >> shift
-        while slots[slot] != U64(0) and slots[slot] != shingle:
-            slot = (slot + U64(1)) & mask
-        if slots[slot] == U64(0):
-            slots[slot] = shingle
-            out[found] = shingle
-            found += 1
-    return found
+    shift = U64(64 - table_bits(count))
+    found = U64(0)
+    while count > 0:
+        for at in range(count):
+            claims[shingles[at] >> shift] = at
+        others = U64(0)
+        for at in range(count):
+            shingle = shingles[at]
+            claimant = claims[shingle >> shift]
+            out[found] = max(shingle, U64(1))
+            found += U64(claimant == at)
+            is_other = shingles[claimant] != shingle  # the claimant comes last: it is not overwritten yet
+            shingles[others] = shingle
+            others += U64(is_other)
+        count = np.int64(others)
+    return np.int64(found)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def collect_shingles(
-    data, offsets, rows, positions, table, ngram, accept_any_form, starts, shingle_sets, sizes
+    data, offsets, rows, positions, table, ngram, by_words, accept_any_form, starts, shingle_sets, sizes
 ):
     """Write the set of 64-bit shingle hashes of the texts in `rows` at `positions`.
 
     Args:
-        data, offsets, rows, positions, table, ngram, accept_any_form: as in `sign_texts`.
+        data, offsets, rows, positions, table, ngram, by_words, accept_any_form: as in `sign_texts`.
         starts: int64[n + 1]; set i may fill shingle_sets[starts[i] : starts[i + 1]], one place per shingle.
         shingle_sets: uint64[starts[n]]. sizes: int64[n], the number of distinct shingles.
 
@@ -357,9 +382,9 @@ def collect_shingles(
         uint32[r], the status of each text.
     """
     longest = longest_text(offsets, rows)
-    code_points = np.empty(longest + 1, np.uint32)
-    shingles = np.empty(longest, np.uint64)
-    slots = np.empty(1 << table_bits(longest), np.uint64)
+    code_points = np.empty(longest, np.uint32)
+    scratch = shingle_scratch(longest, ngram, by_words)
+    claims = np.empty(1 << table_bits(longest), np.uint32)
     statuses = np.zeros(rows.size, np.uint32)
     for index in range(rows.size):
         start, end = offsets[rows[index]], offsets[rows[index] + 1]
@@ -368,9 +393,9 @@ def collect_shingles(
             status &= ~MAYBE_NOT_NFC
         target = positions[index]
         if status == OK:
-            count = roll_shingles(code_points, length, ngram, shingles)
+            count = hash_shingles(code_points, length, ngram, by_words, scratch)
             if count == starts[target + 1] - starts[target]:
-                sizes[target] = distinct(shingles, count, slots, shingle_sets[starts[target] :])
+                sizes[target] = distinct(scratch.shingles, count, claims, shingle_sets[starts[target] :])
             else:
                 status = TEXT_CHANGED
         statuses[index] = status

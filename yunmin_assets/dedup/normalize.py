@@ -12,6 +12,7 @@ with `unicodedata`, so only they pay for it.
 """
 
 import string
+import sys
 import unicodedata
 from functools import cache
 from typing import Literal
@@ -21,8 +22,10 @@ import numpy.typing as npt
 
 Punctuation = Literal["ascii", "unicode"]
 
-TABLE_SIZE = 0x30000
+CODE_POINTS_WITH_RULES = 0x30000
 """Planes 0 to 2. No code point above them has a lower case, is punctuation, white space or not NFC."""
+TABLE_SIZE = 0x200000
+"""Every number that four bytes of UTF-8 can spell, so a lookup needs no check."""
 SURROGATES = range(0xD800, 0xE000)
 HANGUL_VOWELS_AND_FINALS = range(0x1161, 0x1200)
 """Conjoining jamo that compose with the syllable before them."""
@@ -33,6 +36,8 @@ DROPPED = np.uint32(0x1FFFFF)
 """Table entry of a character that the comparison ignores: larger than any code point."""
 MAYBE_NOT_NFC = np.uint32(1 << 31)
 """Table flag of a character that makes `unicodedata` look at the whole text."""
+MALFORMED = np.uint32(1 << 30)
+"""Table flag of a number that is no code point: the text is not UTF-8."""
 
 
 def normalize_text(text: str, punctuation: Punctuation = "ascii") -> str:
@@ -56,7 +61,7 @@ def normalization_table(punctuation: Punctuation = "ascii") -> npt.NDArray[np.ui
     """The rules as a read-only uint32[TABLE_SIZE].
 
     Entry c is the lower-cased code point, 32 for white space or `DROPPED` for what is ignored, plus the
-    bit `MAYBE_NOT_NFC` if a text with c in it may not be in NFC.
+    bit `MAYBE_NOT_NFC` if a text with c in it may not be in NFC, or `MALFORMED` if c is no code point.
     """
     table = np.arange(TABLE_SIZE, dtype=np.uint32)
     for code_point, character in _characters():
@@ -67,12 +72,13 @@ def normalization_table(punctuation: Punctuation = "ascii") -> npt.NDArray[np.ui
         else:
             table[code_point] = ord(_lower(character))
     table[_maybe_not_nfc()] |= MAYBE_NOT_NFC
+    table[sys.maxunicode + 1 :] = DROPPED | MALFORMED
     table.setflags(write=False)
     return table
 
 
 def _characters() -> list[tuple[int, str]]:
-    return [(code, chr(code)) for code in range(TABLE_SIZE) if code not in SURROGATES]
+    return [(code, chr(code)) for code in range(CODE_POINTS_WITH_RULES) if code not in SURROGATES]
 
 
 def _lower(character: str) -> str:

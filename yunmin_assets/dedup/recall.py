@@ -1,10 +1,19 @@
 """Decisions against the truth: what was missed and what went without a reason."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from upath import UPath
+
+from yunmin_assets.documents import EXACT_DUPLICATE
+
+HARD_PAIRS_BELOW = 0.85
+"""Pairs between the threshold and this Jaccard are the ones that are easily missed."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,38 @@ def score_against_truth(
         removed=int((~kept).sum()),
         false_removals=int((~kept & ~has_partner).sum()),
     )
+
+
+def score_domains(
+    decisions: Sequence[Path], removed_before: Sequence[Path], truth: UPath, threshold: float
+) -> dict[str, int | float]:
+    """Compare the decisions about a corpus with planted pairs that are known.
+
+    Args:
+        decisions: files of `DOMAIN_DECISION_SCHEMA`, one per domain.
+        removed_before: `removed.parquet` of `clean_corpus`, whose exact duplicates count as found.
+        truth: Parquet file with columns a, b (ids, unique over all domains) and jaccard.
+        threshold: pairs from this Jaccard on are duplicates.
+    """
+    gone = pa.concat_tables([pq.read_table(path, columns=["id", "reason"]) for path in removed_before])
+    gone = gone.filter(pc.equal(gone["reason"], EXACT_DUPLICATE)).select(["id"])
+    gone = gone.append_column("kept", pa.array(np.zeros(gone.num_rows, bool)))
+    decided = [pq.read_table(path, columns=["id", "kept"]) for path in decisions]
+    everything = pa.concat_tables([*decided, gone.cast(decided[0].schema)])
+    with truth.open("rb") as file:
+        pairs = pq.read_table(file, columns=["a", "b", "jaccard"])
+    known = everything["id"].combine_chunks()
+    pairs = pairs.filter(pc.and_(*(pc.is_in(pairs[side], value_set=known) for side in ("a", "b"))))
+    score = score_against_truth(everything, pairs, threshold)
+    hard = score_against_truth(everything, pairs, threshold, below=HARD_PAIRS_BELOW)
+    return {
+        "true_pairs": score.pairs,
+        "residual_pairs": score.residual_pairs,
+        "removed_with_exact": score.removed,
+        "pair_recall": score.pair_recall,
+        "pair_recall_hard": hard.pair_recall,
+        "false_removals": score.false_removals,
+    }
 
 
 def _rows(decisions: pa.Table, ids: pa.ChunkedArray) -> np.ndarray:

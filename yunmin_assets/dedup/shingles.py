@@ -1,16 +1,18 @@
-"""Shingles (character n-grams) and their hash, as plain Python: the definition that the kernels follow.
+"""Shingles (n-grams) and their hash, as plain Python: the definition that the kernels follow.
 
-A normalised text of m characters has m − n + 1 shingles of n characters; a text shorter than n is one
-shingle, an empty text has none. A shingle c₀…c₍ₗ₋₁₎ hashes to the 64-bit polynomial
+A normalised text of m characters has m − n + 1 shingles of n characters. Or the units are words, what lies
+between the spaces of the normalised text, and a shingle is n of them joined by one space. A text with fewer
+than n units is one shingle, an empty text has none. A shingle c₀…c₍ₗ₋₁₎ hashes to the 64-bit polynomial
 
     h = Σ (cᵢ + 1) · Bˡ⁻ⁱ  mod 2⁶⁴
 
-which rolls along a text at one multiplication per character. The exponent starts at 1, so even the last
-character reaches the high bits; their upper half is the 32-bit hash given to MinHash.
+so the hashes of a text's beginnings give that of any piece of it at one multiplication: the characters
+i…j−1 have hⱼ − hᵢ · Bʲ⁻ⁱ. The exponent starts at 1, so even the last character reaches the high bits; their
+upper half is the 32-bit hash given to MinHash.
 
 Two shingles share all 64 bits with a probability near 2⁻⁶⁴, and "exact Jaccard" in this package means
 exact up to that. (Polynomials mod 2⁶⁴ have constructed collisions, the Thue-Morse strings, from about a
-thousand characters on; n-grams are two orders of magnitude shorter.)
+thousand characters on; n-grams are usually two orders of magnitude shorter.)
 """
 
 from yunmin_assets.dedup.config import DedupConfig
@@ -49,7 +51,8 @@ def shingle_hash(shingle: str) -> int:
 def text_shingles(text: str, config: DedupConfig) -> set[str]:
     """The set of shingles that the comparison sees in `text`; exact Jaccard is defined on it."""
     normalized = normalize_text(text, config.punctuation)
-    if not normalized:
+    units, separator = (normalized.split(), " ") if config.ngram_unit == "word" else (normalized, "")
+    if not units:
         return set()
-    count = max(1, len(normalized) - config.ngram + 1)
-    return {normalized[start : start + config.ngram] for start in range(count)}
+    count = max(1, len(units) - config.ngram + 1)
+    return {separator.join(units[start : start + config.ngram]) for start in range(count)}

@@ -1,17 +1,20 @@
-"""Signatures on disk: one Parquet file of documents and one per band.
+"""Signatures of a domain on disk: the layout, and reading it. `signing` writes it.
 
-    documents.parquet   id string, characters int32, n_shingles int32, text_hash fixed_size_binary[16],
-                        signature fixed_size_list<uint32>[num_perm]; rows in the order of the input
-    band-00.parquet …   key uint64, document uint32 (row in documents.parquet); sorted by (key, document)
+    documents-00000.parquet …  a row per document, file by file and row group by row group as in the
+                               `clean_corpus` snapshot: id string, id_hash uint64, bytes int64, quality
+                               float64 (null if there is none), characters int32, n_shingles int32,
+                               text_hash fixed_size_binary[16], signature fixed_size_list<uint32>[num_perm]
+    band-00.parquet …          (band key, document), see `key_files`; document counts through the files
+    text-hashes.parquet        (text hash, document): equal hashes are exact duplicates
 
 One file per band, because grouping one band at a time needs a fraction of the memory of all at once
-(63 million band rows: 0.4 against 7.2 GB). `text_hash` is `Signatures.text_hash` as 16 little-endian bytes.
-The options that a signature depends on are in the schema metadata of every file, so signatures made with
-others are refused. Files are written beside their place and renamed.
+(63 million band rows: 0.4 against 7.2 GB). `text_hash` is `Signatures.text_hash` as 16 little-endian
+bytes. The options that a signature depends on are in the schema metadata of every file, so signatures
+made with others are refused.
 """
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +23,29 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from yunmin_assets.dedup.checks import check_documents
-from yunmin_assets.dedup.config import DedupConfig
-from yunmin_assets.dedup.signatures import Signatures, band_keys, compute_signatures
-from yunmin_assets.progress import Log, silent
+from yunmin_assets.dedup.config import SIGNATURE_OPTIONS, DedupConfig
+from yunmin_assets.dedup.key_files import naming, read_keys
+from yunmin_assets.dedup.signatures import Signatures, band_keys
 
-DOCUMENTS_FILE = "documents.parquet"
-OPTIONS_KEY = b"yunmin.dedup.signatures"
-SIGNATURE_OPTIONS = {"ngram", "bands", "rows", "seed", "punctuation"}
+OPTIONS_KEY = "yunmin.dedup.signatures"
 TEXT_HASH_BYTES = 16
-ROW_GROUP_DOCUMENTS = 16384
-"""8 MB of signatures."""
+TEXT_HASHES_FILE = "text-hashes.parquet"
 WRITE_OPTIONS: dict[str, Any] = {
-    "compression": {"id": "zstd", "characters": "zstd", "n_shingles": "zstd"},  # the rest is noise
+    "compression": {
+        "id": "zstd",
+        "bytes": "zstd",
+        "quality": "zstd",
+        "characters": "zstd",
+        "n_shingles": "zstd",
+    },
     "use_dictionary": False,
-    "row_group_size": ROW_GROUP_DOCUMENTS,
     "write_page_checksum": True,
-}
+}  # the other columns are hashes, which do not compress
+
+
+def document_part(number: int) -> str:
+    """The name of a file of documents: `documents-00000.parquet`."""
+    return f"documents-{number:05d}.parquet"
 
 
 def band_file(band: int) -> str:
@@ -44,69 +53,99 @@ def band_file(band: int) -> str:
     return f"band-{band:02d}.parquet"
 
 
-def write_signatures(documents: pa.Table, folder: Path, config: DedupConfig, *, log: Log = silent) -> int:
-    """Sign the documents (columns id and text; others are ignored) and write the files above to `folder`.
-
-    Returns:
-        The number of signatures, which is the number of documents.
-
-    Raises:
-        ValueError: as `compute_signatures`, or an id is null or repeated.
-    """
-    check_documents(documents, config.model_copy(update={"domain_priority": ()}))
-    signatures = compute_signatures(documents["text"], config, log=log)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(_document_table(documents["id"], signatures), folder / DOCUMENTS_FILE, config)
-    for band, keys in enumerate(signatures.band_keys):
-        order = np.argsort(keys, kind="stable")
-        table = pa.table({"key": keys[order], "document": order.astype(np.uint32)})
-        _write(table, folder / band_file(band), config)
-    log(f"wrote {len(signatures):,} signatures and {config.bands} bands to {folder}")
-    return len(signatures)
+def signature_parts(folder: Path) -> list[Path]:
+    """The files of documents in a folder of signatures, in order."""
+    return sorted(folder.glob("documents-*.parquet"))
 
 
 def read_signatures(folder: Path, config: DedupConfig | None = None) -> Signatures:
-    """The signatures that `write_signatures` wrote, in the order of its documents.
+    """All signatures of a folder in memory, in the order of the documents.
 
     Args:
-        folder: where they are.
+        folder: where `write_signatures` wrote them.
         config: refuse signatures that were made with other options than these.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, or was made with other options.
+        FileNotFoundError: there are none.
+        ValueError: a file cannot be read, or was made with other options.
     """
-    table, made_with = _read(folder / DOCUMENTS_FILE, config)
-    minhash = _flat(table["signature"], np.uint32, made_with.num_perm)
+    parts = signature_parts(folder)
+    if not parts:
+        raise FileNotFoundError(f"{folder} holds no signatures")
+    made_with, *_ = (check_options(part, config) for part in parts)
+    table = pa.concat_tables([read_part(part) for part in parts])
+    return signatures_of(table, flat_values(table["signature"], np.uint32, made_with.num_perm), made_with)
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A file of documents, or some columns of it. Raises ValueError if it is damaged."""
+    with naming(path):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+def signatures_of(table: pa.Table, minhash: npt.NDArray[np.uint32], config: DedupConfig) -> Signatures:
+    """Rows of the files of documents as `Signatures`, with their minhash uint32[n, num_perm]."""
     return Signatures(
         minhash=minhash,
         shingles=table["n_shingles"].to_numpy(),
         characters=table["characters"].to_numpy(),
-        text_hash=_flat(table["text_hash"], np.uint64, TEXT_HASH_BYTES // np.dtype(np.uint64).itemsize),
-        band_keys=band_keys(minhash, made_with),
+        text_hash=text_hashes_of(table),
+        band_keys=band_keys(minhash, config),
     )
+
+
+def text_hashes_of(table: pa.Table) -> npt.NDArray[np.uint64]:
+    """The column text_hash as uint64[n, 2]."""
+    return flat_values(table["text_hash"], np.uint64, 2)
 
 
 def read_band(folder: Path, band: int, config: DedupConfig | None = None) -> pa.Table:
     """One band: key uint64 and document uint32, sorted by key. Raises as `read_signatures`."""
-    return _read(folder / band_file(band), config)[0]
+    check_options(folder / band_file(band), config)
+    return read_keys(folder / band_file(band))
 
 
-def _document_table(ids: pa.ChunkedArray, signatures: Signatures) -> pa.Table:
-    count, num_perm = signatures.minhash.shape
-    hashes = pa.py_buffer(signatures.text_hash.astype("<u8").tobytes())
-    return pa.table(
-        {
-            "id": ids,
-            "characters": signatures.characters,
-            "n_shingles": signatures.shingles,
-            "text_hash": pa.Array.from_buffers(pa.binary(TEXT_HASH_BYTES), count, [None, hashes]),
-            "signature": pa.FixedSizeListArray.from_arrays(pa.array(signatures.minhash.ravel()), num_perm),
-        }
+def check_options(path: Path, config: DedupConfig | None) -> DedupConfig:
+    """The options a file of signatures was made with.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file, or was made with options other than those of `config`, or by other code.
+    """
+    try:
+        stored = json.loads(pq.read_schema(path).metadata[OPTIONS_KEY.encode()])
+        options = {name: value for name, value in stored.items() if name in SIGNATURE_OPTIONS}
+        made_with = DedupConfig(**options)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as problem:
+        raise ValueError(
+            f"{path} is no file of signatures ({problem}): compute the signatures again"
+        ) from problem
+    wanted = (config or made_with).signature_options()
+    if stored != wanted:
+        raise ValueError(f"{path} was made with {stored}, not with {wanted}: compute the signatures again")
+    return made_with
+
+
+def document_schema(config: DedupConfig) -> pa.Schema:
+    """The columns of the files of documents."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("id_hash", pa.uint64(), nullable=False),
+            pa.field("bytes", pa.int64(), nullable=False),
+            pa.field("quality", pa.float64()),
+            pa.field("characters", pa.int32(), nullable=False),
+            pa.field("n_shingles", pa.int32(), nullable=False),
+            pa.field("text_hash", pa.binary(TEXT_HASH_BYTES), nullable=False),
+            pa.field("signature", pa.list_(pa.uint32(), config.num_perm), nullable=False),
+        ],
+        metadata={OPTIONS_KEY: json.dumps(config.signature_options(), sort_keys=True)},
     )
 
 
-def _flat(column: pa.ChunkedArray, dtype: type, width: int) -> npt.NDArray[Any]:
+def flat_values(column: pa.ChunkedArray, dtype: type, width: int) -> npt.NDArray[Any]:
     """A column of fixed-size values as dtype[rows, width]."""
     chunks = []
     for chunk in column.chunks:
@@ -116,32 +155,3 @@ def _flat(column: pa.ChunkedArray, dtype: type, width: int) -> npt.NDArray[Any]:
             values = np.frombuffer(chunk.buffers()[1], dtype)[chunk.offset * width :][: len(chunk) * width]
         chunks.append(values.reshape(-1, width))
     return np.concatenate([np.empty((0, width), dtype), *chunks])
-
-
-def _options(config: DedupConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", include=SIGNATURE_OPTIONS)
-
-
-def _write(table: pa.Table, path: Path, config: DedupConfig) -> None:
-    metadata = {OPTIONS_KEY: json.dumps(_options(config), sort_keys=True)}
-    unfinished = path.with_name(f"{path.name}.part")
-    pq.write_table(table.replace_schema_metadata(metadata), unfinished, **WRITE_OPTIONS)
-    os.replace(unfinished, path)
-
-
-def _read(path: Path, config: DedupConfig | None) -> tuple[pa.Table, DedupConfig]:
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        made_with = DedupConfig(**json.loads(table.schema.metadata[OPTIONS_KEY]))
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as problem:
-        raise ValueError(
-            f"{path} is no file of signatures ({problem}): compute the signatures again"
-        ) from problem
-    if config is not None and _options(made_with) != _options(config):
-        raise ValueError(
-            f"{path} was made with {_options(made_with)}, not with {_options(config)}: "
-            "compute the signatures again"
-        )
-    return table, made_with

@@ -14,14 +14,17 @@ A comparison stops as soon as too many shingles have missed: J(A, B) ≥ t needs
 |A ∩ B| ≥ t / (1 + t) · (|A| + |B|), and min / max of the sizes ≥ t at all.
 """
 
+# Compiled with 2d536dd750d1
+
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from yunmin_assets.dedup.buckets import Buckets
+from yunmin_assets.dedup.compiling import kernel
 from yunmin_assets.dedup.shingle_sets import ShingleSets
+from yunmin_assets.dedup.union_find import find_root, flatten, join
 
 # mypy: allow-untyped-defs
 # numba infers the types of the kernels; the docstrings state them.
@@ -62,13 +65,14 @@ def choose_survivors(
         )  # fmt: skip
     else:
         _link_buckets(members, buckets.starts, components)
-    survivors = _roots(components)
+    flatten(components)
+    survivors = components
     order = np.argsort(survivors, kind="stable")
     jaccards = _jaccards_to_survivors(order, survivors, sets.hashes, sets.starts, sets.sizes, table)
     return survivors, jaccards
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _table_bits(count):
     """log₂ of the size of a hash table that `count` shingles fill to a quarter or less."""
     bits = 4
@@ -77,7 +81,7 @@ def _table_bits(count):
     return bits
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _load(table, shingles):
     """Put a set into the table; return the bits of the table in use."""
     bits = _table_bits(shingles.size)
@@ -91,7 +95,7 @@ def _load(table, shingles):
     return bits
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _jaccard(table, bits, loaded, shingles, floor):
     """Exact Jaccard of the set in the table (`loaded` shingles) and another; `BELOW` if under `floor`."""
     other = shingles.size
@@ -115,12 +119,12 @@ def _jaccard(table, bits, loaded, shingles, floor):
     return jaccard if jaccard >= floor else BELOW
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _set(hashes, set_starts, set_sizes, document):
     return hashes[set_starts[document] : set_starts[document] + set_sizes[document]]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _best_kept(
     document, bucket_of, kept, starts, filled, seen, hashes, set_starts, set_sizes, threshold, table
 ):
@@ -145,7 +149,7 @@ def _best_kept(
     return best, best_jaccard
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _anchored(bucket_of, starts, hashes, set_starts, set_sizes, threshold, table):
     count = bucket_of.shape[0]
     kept = np.empty(starts[-1], np.int64)
@@ -167,7 +171,7 @@ def _anchored(bucket_of, starts, hashes, set_starts, set_sizes, threshold, table
     return survivors, jaccards
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _members(bucket_of, starts):
     """The documents of every bucket in ascending order: bucket b is members[starts[b] : starts[b + 1]]."""
     members = np.empty(starts[-1], np.int64)
@@ -180,38 +184,15 @@ def _members(bucket_of, starts):
     return members
 
 
-@njit(cache=True, nogil=True)
-def _root(components, document):
-    while components[document] != document:
-        components[document] = components[components[document]]
-        document = components[document]
-    return document
-
-
-@njit(cache=True, nogil=True)
-def _join(components, first, second):
-    """Union; the root is the best document of the component."""
-    first, second = _root(components, first), _root(components, second)
-    components[max(first, second)] = min(first, second)
-
-
-@njit(cache=True, nogil=True)
-def _roots(components):
-    roots = np.empty(components.size, np.int64)
-    for document in range(components.size):
-        roots[document] = _root(components, document)
-    return roots
-
-
-@njit(cache=True, nogil=True)
+@kernel
 def _link_buckets(members, starts, components):
     """Unverified: a bucket is one component."""
     for bucket in range(starts.size - 1):
         for at in range(starts[bucket] + 1, starts[bucket + 1]):
-            _join(components, members[starts[bucket]], members[at])
+            join(components, members[starts[bucket]], members[at])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _met_before(bucket_of, first, second, bucket):
     """Whether two documents share a bucket of an earlier band, where they were compared or already joined."""
     for band in range(bucket_of.shape[1]):
@@ -222,7 +203,7 @@ def _met_before(bucket_of, first, second, bucket):
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _first_match(
     place, document, bucket, members, following, bucket_of, hashes, set_starts, set_sizes, threshold, table, bits
 ):  # fmt: skip
@@ -243,7 +224,7 @@ def _first_match(
     return -1, bits
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _link_verified(
     members, bucket_of, starts, hashes, set_starts, set_sizes, threshold, table, components
 ):  # fmt: skip
@@ -266,14 +247,14 @@ def _link_verified(
             home = -1
             for group in range(groups):
                 match = members[heads[group]]
-                if _root(components, match) != _root(components, document):
+                if find_root(components, match) != find_root(components, document):
                     match, bits = _first_match(
                         heads[group], document, bucket, members, following,
                         bucket_of, hashes, set_starts, set_sizes, threshold, table, bits,
                     )  # fmt: skip
                     if match < 0:
                         continue
-                    _join(components, match, document)
+                    join(components, match, document)
                 home = group
             if home < 0:
                 home = groups
@@ -283,7 +264,7 @@ def _link_verified(
             heads[home] = at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _jaccards_to_survivors(order, survivors, hashes, set_starts, set_sizes, table):
     """order: int64[c], the documents sorted by survivor, so that each survivor's set is loaded once."""
     jaccards = np.ones(order.size)

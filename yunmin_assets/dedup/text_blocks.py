@@ -2,8 +2,8 @@
 
 An Arrow string array is two buffers, bytes and offsets; a block names some rows of them and where the
 results of these rows go. Nothing is copied, whatever the array's chunks, slices and offsets are. Blocks
-are about one megabyte of text, so memory beside the results is threads × (one megabyte or the longest
-document), and the threads stay busy to the end.
+are about one megabyte of text, so the threads stay busy to the end. Beside the results a thread needs
+scratch space of up to 40 bytes per byte of the longest text in its block.
 """
 
 import unicodedata
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from yunmin_assets.dedup.kernels import MALFORMED, TEXT_CHANGED
-from yunmin_assets.dedup.normalize import MAYBE_NOT_NFC
+from yunmin_assets.dedup.kernels import TEXT_CHANGED
+from yunmin_assets.dedup.normalize import MALFORMED, MAYBE_NOT_NFC
 from yunmin_assets.progress import Log, Progress
 
 BLOCK_BYTES = 1 << 20
@@ -47,7 +47,7 @@ class TextBlock:
             )
             for row in self.rows[wanted]
         ]
-        data, offsets = _buffers(pa.array(texts, pa.large_string()))
+        data, offsets = string_buffers(pa.array(texts, pa.large_string()))
         return TextBlock(data, offsets, np.arange(len(texts)), self.positions[wanted])
 
 
@@ -109,14 +109,14 @@ def _blocks(texts: pa.ChunkedArray, positions: Rows) -> Iterator[TextBlock]:
         rows = np.flatnonzero(chunk_positions >= 0)
         if not rows.size:
             continue
-        data, offsets = _buffers(chunk)
+        data, offsets = string_buffers(chunk)
         bytes_before = np.cumsum(offsets[rows + 1] - offsets[rows]) // BLOCK_BYTES
         cuts = np.flatnonzero(np.diff(bytes_before)) + 1
         for part in np.split(rows, cuts):
             yield TextBlock(data, offsets, part, chunk_positions[part])
 
 
-def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def string_buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """The bytes and the offsets of a string array, as views that respect its slice."""
     wide = array.cast(pa.large_string())
     _, offsets, data = wide.buffers()
