@@ -68,6 +68,19 @@ def read_memmap(path: Path, start: int) -> Iterator[Batch]:
         yield torch.from_numpy(rows[order[first : first + BATCH_ROWS]].astype(np.int64))
 
 
+def read_memmap_as_we_deliver(path: Path, start: int) -> Iterator[Batch]:
+    """The same rows as two tensors, inputs and labels, as `PackedDataset` has them."""
+    import torch
+
+    rows = open_rows(path.parent)
+    order = np.random.default_rng(SEED).permutation(len(rows))
+    for first in range(start, len(order), BATCH_ROWS):
+        tokens = rows[order[first : first + BATCH_ROWS]]
+        inputs, labels = tokens[:, :-1].astype(np.int64), tokens[:, 1:].astype(np.int64)
+        batch = {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
+        yield batch["input_ids"]
+
+
 def pack(compression: Literal["zstd", "none"]) -> Callable[[Path, Path], None]:
     """A function that writes the rows with `pack_documents`."""
 
@@ -172,6 +185,16 @@ def read_orjson(path: Path, _start: int) -> Iterator[Batch]:
     yield from _batches_of_lists(_token_lists(path, orjson.loads))
 
 
+def read_orjson_as_tensors(path: Path, _start: int) -> Iterator[Batch]:
+    """The same, a tensor made of lists, as most collate functions do."""
+    import orjson
+    import torch
+
+    rows = _token_lists(path, orjson.loads)
+    while batch := list(itertools.islice(rows, BATCH_ROWS)):
+        yield torch.tensor(batch)
+
+
 def read_orjson_shuffled(path: Path, _start: int) -> Iterator[Batch]:
     """The same through a shuffle buffer of 10,000 rows, which lie there as lists, as they were parsed."""
     import orjson
@@ -234,6 +257,10 @@ PLAIN = {
         "the ceiling: memory-mapped file, permutation of all rows, no checksum",
         STREAM_FILE, write_nothing, read_memmap, resumes=True,
     ),
+    "memmap-labels": Loader(
+        "the same as inputs and labels, two tensors, as ours delivers",
+        STREAM_FILE, write_nothing, read_memmap_as_we_deliver, resumes=True,
+    ),
     "pyarrow-groups": Loader(
         "Parquet with 256-row groups, read in random order, 8 mixed at a time",
         "row-groups.parquet", write_row_groups, read_row_groups, _PYARROW,
@@ -243,7 +270,14 @@ PLAIN = {
         "default.parquet", write_default_parquet, read_default_parquet, _PYARROW,
     ),
     "json": Loader("JSONL of token lists, Python's json, not shuffled", "rows.jsonl", write_jsonl, read_json),
-    "orjson": Loader("the same with orjson", "rows.jsonl", write_jsonl, read_orjson, _ORJSON),
+    "orjson": Loader(
+        "the same with orjson, batches by numpy.array",
+        "rows.jsonl", write_jsonl, read_orjson, _ORJSON,
+    ),
+    "orjson-tensor": Loader(
+        "the same with orjson, batches by torch.tensor",
+        "rows.jsonl", write_jsonl, read_orjson_as_tensors, _ORJSON,
+    ),
     "orjson-buffer": Loader(
         "the same through a shuffle buffer of 10,000 rows",
         "rows.jsonl", write_jsonl, read_orjson_shuffled, _ORJSON,

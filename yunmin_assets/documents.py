@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,11 +28,15 @@ DOCUMENT_SCHEMA = pa.schema(
 )
 
 ROW_GROUP_DOCUMENTS = 1024
-DOCUMENT_WRITE_OPTIONS = {
+REPEATED_COLUMNS = ["source", "lang", "domain", "license", "meta"]
+DOCUMENT_WRITE_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 3,
     "write_page_index": True,
     "write_page_checksum": True,
+    # A dictionary of texts, all different, would only cost; so would the smallest and largest text of a page.
+    "use_dictionary": REPEATED_COLUMNS,
+    "write_statistics": ["id", *REPEATED_COLUMNS],
 }
 
 

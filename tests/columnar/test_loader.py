@@ -253,11 +253,23 @@ def page_readers():
     return [thread for thread in threading.enumerate() if thread.name == "page-reader"]
 
 
+def test_a_folder_is_read_without_a_thread(packed):
+    already = len(page_readers())
+    batches = iter(PackedDataset(packed))
+    next(batches)
+    assert len(page_readers()) == already
+
+
+def test_a_thread_changes_nothing_about_the_batches(packed, same_batches):
+    options = {"window_pages": 5, "epochs": 3}
+    assert same_batches(PackedDataset(packed, **options), PackedDataset(packed, read_thread=True, **options))
+
+
 def test_no_thread_is_left_when_a_loop_ends_or_is_left_early(packed):
     already = len(page_readers())
-    list(PackedDataset(packed))
+    list(PackedDataset(packed, read_thread=True))
     assert len(page_readers()) == already
-    batches = iter(PackedDataset(packed, epochs=None))
+    batches = iter(PackedDataset(packed, epochs=None, read_thread=True))
     next(batches)
     assert len(page_readers()) == already + 1
     del batches

@@ -31,11 +31,8 @@ from yunmin_assets.files import flush
 LARGEST_ROW_GROUP_BYTES = 64 * 1024 * 1024
 TOKEN_COUNT_FIELD = pa.field("n_tokens", pa.int32(), nullable=False)
 SHARD_SCHEMA = DOCUMENT_SCHEMA.append(TOKEN_COUNT_FIELD)
-REPEATED_COLUMNS = ["source", "lang", "domain", "license", "meta"]
 WRITE_OPTIONS = DOCUMENT_WRITE_OPTIONS | {
-    # A dictionary of texts, all different, would only cost; so would the smallest and largest text of a page.
-    "use_dictionary": REPEATED_COLUMNS,
-    "write_statistics": ["id", *REPEATED_COLUMNS, TOKEN_COUNT_FIELD.name],
+    "write_statistics": [*DOCUMENT_WRITE_OPTIONS["write_statistics"], TOKEN_COUNT_FIELD.name]
 }
 
 

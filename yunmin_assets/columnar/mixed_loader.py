@@ -39,7 +39,8 @@ class MixedDataset(ResumableDataset):
     Args:
         paths: name of a source → folder or `s3://` prefix written by `pack_documents`.
         weights: name of a source → positive number; rounded to 1/1024 of their sum.
-        batch_size, seed, rank, world_size, window_pages, lanes, shuffle_blocks, remote: see `PackedDataset`.
+        batch_size, seed, rank, world_size, window_pages, lanes, shuffle_blocks, read_thread, remote: see
+            `PackedDataset`.
 
     Raises:
         FileNotFoundError, DamagedFileError: see `PackedDataset`.
@@ -62,6 +63,7 @@ class MixedDataset(ResumableDataset):
         window_pages: int = 1024,
         lanes: int = DEFAULT_LANES,
         shuffle_blocks: bool | None = None,
+        read_thread: bool | None = None,
         remote: Mapping[str, Any] | None = None,
     ):
         check_arguments(batch_size, seed, rank, world_size, window_pages, lanes)
@@ -73,9 +75,9 @@ class MixedDataset(ResumableDataset):
         self._schedule = MixingSchedule(tuple(places.values()), seed)
         self._paths = [paths[name] for name in self._names]
         self._remote, self._lanes, self._window_pages = dict(remote or {}), lanes, window_pages
-        if shuffle_blocks is None:
-            shuffle_blocks = any("://" in str(path) for path in self._paths)
-        self._shuffle_blocks = shuffle_blocks
+        is_remote = any("://" in str(path) for path in self._paths)
+        self._shuffle_blocks = is_remote if shuffle_blocks is None else shuffle_blocks
+        self._read_thread = is_remote if read_thread is None else read_thread
         self._open()
 
     def __iter__(self) -> Iterator[PackedBatch]:
@@ -121,7 +123,15 @@ class MixedDataset(ResumableDataset):
         rows = store.manifest.rows
         epoch, position = divmod(self._schedule.rows_before(steps.position, source), rows)
         share = self._share(source, rows, steps)
-        return RowStream(store, self._orders[source], share, epoch=epoch, position=position, end_epoch=None)
+        return RowStream(
+            store,
+            self._orders[source],
+            share,
+            epoch=epoch,
+            position=position,
+            end_epoch=None,
+            has_thread=self._read_thread,
+        )
 
     def _share(self, source: int, rows: int, steps: Steps) -> Callable[[int, int, int], NDArray[np.int64]]:
         def share(epoch: int, start: int, end: int) -> NDArray[np.int64]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import zstandard
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 from upath import UPath
 
-from yunmin_assets.columnar.checksums import crc32
 from yunmin_assets.columnar.local_shards import LocalShards
 from yunmin_assets.columnar.manifest import PackManifest, ShardEntry
 from yunmin_assets.columnar.page_reader import DamagedFileError

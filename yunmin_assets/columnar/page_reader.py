@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 import zstandard
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from yunmin_assets.columnar.checksums import crc32
 from yunmin_assets.columnar.thrift_compact import STRUCT, CompactReader, ThriftError, read_varints
 
 MAGIC = b"PAR1"

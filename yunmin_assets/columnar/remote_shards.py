@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 from upath import UPath
 
 from yunmin_assets.columnar.block_cache import BlockCache
-from yunmin_assets.columnar.checksums import crc32
 from yunmin_assets.columnar.manifest import MANIFEST_FILE, PackManifest
 from yunmin_assets.columnar.page_reader import DamagedFileError
 from yunmin_assets.columnar.shard_index import (

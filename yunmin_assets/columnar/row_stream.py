@@ -1,14 +1,15 @@
-"""The rows that one process delivers of one data set, in order, read ahead by a thread.
+"""The rows that one process delivers of one data set, in order, read ahead.
 
 One window of rows is in memory, never more. A row's memory is free as soon as the row was taken, and the next
-window's pages are read into it: while window n is delivered, window n + 1 fills up behind it. Pages are read
-in the order in which their first rows are wanted, so the first batch needs the pages of its own rows only,
-and from one window to the next there is no pause.
+window's pages are read into it: while window n is delivered, window n + 1 fills up behind it, so there is no
+pause from one window to the next.
 
     tokens   . 7 . 3 9 . 8 1     slots: rows of window n not yet taken, freed slots (.)
                ↑ rows of window n + 1 go wherever a slot is free
 
-Reading and decompressing release Python's global lock, so the thread works while the process trains.
+Who reads? From a local disk whoever takes rows, some pages with each batch, while the kernel fetches the pages
+behind them. Where a read may wait for a network, a thread: it goes on while the process trains. Where reads do
+not wait the thread is a burden: it and its owner queue for Python's lock, for twice the CPU and half the speed.
 
 Price: tokens of the window, and seq_len / 8 bytes per row for the document starts.
 """
@@ -16,25 +17,21 @@ Price: tokens of the window, and seq_len / 8 bytes per row for the document star
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yunmin_assets.columnar.packed_store import PackedStore, PageBuffer
-from yunmin_assets.columnar.reading_order import ReadingOrder, Window
+from yunmin_assets.columnar.packed_store import PackedStore
+from yunmin_assets.columnar.page_plan import NOT_OURS, PageGroup, Share, page_groups
+from yunmin_assets.columnar.reading_order import ReadingOrder
 
 ADVISED_PAGES = 64
-"""The store hears so many pages ahead what will be read."""
-GROUPS_OF_WINDOW = 8
-LARGEST_GROUP = 32
-"""So many pages are read between two looks at what is free: fewer wake-ups cost less time."""
+"""The store hears at least so many pages ahead what will be read."""
+ROWS_READ_PER_ROW_TAKEN = 2
+"""Whoever takes rows reads so many ahead, until the window is full."""
 NOT_READ = -1
-
-Share = Callable[[int, int, int], NDArray[np.int64]]
-"""(epoch, start, end) → those positions of start … end - 1 that this process delivers, ascending."""
 
 
 class Rows(NamedTuple):
@@ -57,20 +54,10 @@ class _OpenWindow:
     taken: int = 0
 
 
-class _PageRows(NamedTuple):
-    """A page to read and what this process delivers of it."""
-
-    page: int
-    turns: NDArray[np.int32]
-    """[rows] when each is delivered, counted from the beginning of its window, or NOT_READ: by others."""
-    own_count: int
-    """How many rows this process delivers."""
-
-
 class RowStream:
     """The rows from a position on; `take` gives the next ones.
 
-    Close it, or use it in a `with` statement: it owns a thread. A failure of the thread is raised by `take`.
+    Close it, or use it in a `with` statement: it may own a thread. A failure of the thread is raised by `take`.
     """
 
     def __init__(
@@ -82,11 +69,13 @@ class RowStream:
         epoch: int,
         position: int,
         end_epoch: int | None,
+        has_thread: bool,
     ):
         """Begin at a position of an epoch and go on to the end of epoch `end_epoch` - 1, or for ever."""
         manifest = store.manifest
-        self._store, self._share = store, share
+        self._store = store
         self._seq_len = manifest.seq_len
+        self._has_domains = len(store.domains) > 1
         slots = min(manifest.rows, order.window_pages * int(store.page_rows.max()))
         # Memory of slots that are never used is never touched, so it costs nothing.
         self._tokens = np.empty((slots, manifest.seq_len + 1), manifest.token_type)
@@ -96,13 +85,19 @@ class RowStream:
         self._free_count = slots
         self._windows: deque[_OpenWindow] = deque()
         self._row_limit = 0
+        self._groups = page_groups(order, share, epoch=epoch, position=position, end_epoch=end_epoch)
+        self._next_group: PageGroup | None = None
+        self._advised_pages = 0
+        self._rows_to_read = 0
+        self._buffer = store.buffer()
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._is_stopping = self._is_awaited = False
         self._process = os.getpid()
-        arguments = (order, epoch, position, end_epoch)
-        self._thread = threading.Thread(target=self._run, args=arguments, name="page-reader", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if has_thread:
+            self._thread = threading.Thread(target=self._read_all, name="page-reader", daemon=True)
+            self._thread.start()
 
     def take(self, count: int) -> Rows:
         """The next `count` rows; there must be so many.
@@ -110,6 +105,8 @@ class RowStream:
         Raises:
             DamagedFileError: a page's bytes are not those that were written.
         """
+        if self._thread is None:
+            self._read_ahead()
         pieces: list[Rows] = []
         while count > 0 or not pieces:
             pieces.append(self._take_from_window(count))
@@ -118,7 +115,7 @@ class RowStream:
 
     def close(self) -> None:
         """Stop reading ahead."""
-        if os.getpid() != self._process:
+        if self._thread is None or os.getpid() != self._process:
             return  # forked: the thread stayed with the parent
         with self._changed:
             self._is_stopping = True
@@ -137,125 +134,128 @@ class RowStream:
         rows = Rows(
             self._tokens.take(slots, axis=0),
             self._start_bits.take(slots, axis=0),
-            self._domains[slots] if len(self._store.domains) > 1 else None,
+            self._domains[slots] if self._has_domains else None,
         )
         with self._changed:
             self._free[self._free_count : self._free_count + len(slots)] = slots
             self._free_count += len(slots)
+            self._rows_to_read += ROWS_READ_PER_ROW_TAKEN * len(slots)
             self._changed.notify()
         return rows
 
     def _slots_of_next_rows(self, count: int) -> NDArray[np.intp]:
         with self._changed:
-            while True:
-                if self._windows:
-                    window = self._windows[0]
-                    slots = window.slot_of_turn[window.taken : window.taken + count]
-                    if slots.min() != NOT_READ:
-                        break
-                if self._failure is not None:
-                    raise self._failure
-                self._is_awaited = True
-                self._changed.wait()
-                self._is_awaited = False
+            while (slots := self._slots_in_memory(count)) is None:
+                if self._thread is None:
+                    self._read_needed()
+                else:
+                    self._await_thread()
+            window = self._windows[0]
             window.taken += len(slots)
             if window.taken == len(window.slot_of_turn):
                 self._windows.popleft()
             return slots
 
-    def _run(self, order: ReadingOrder, epoch: int, position: int, end_epoch: int | None) -> None:
+    def _slots_in_memory(self, count: int) -> NDArray[np.intp] | None:
+        """Slots of up to `count` next rows of the first window; None when one of them was not read yet."""
+        if not self._windows:
+            return None
+        window = self._windows[0]
+        slots = window.slot_of_turn[window.taken : window.taken + count]
+        return None if slots.min() == NOT_READ else slots
+
+    def _read_needed(self) -> None:
+        """Read the next pages. There is room: rows that are wanted next are read before any others."""
+        group = self._peek()
+        if group is None:
+            raise IndexError("more rows were asked for than there are")
+        self._read(group)
+
+    def _read_ahead(self) -> None:
+        """Read about twice as many rows as were taken since the last call, as far as there is room."""
+        while self._rows_to_read > 0:
+            group = self._peek()
+            if group is None or not self._has_room(group):
+                self._rows_to_read = 0
+                return
+            self._read(group)
+            self._rows_to_read -= sum(group.row_counts)
+
+    def _await_thread(self) -> None:
+        """Wait until the thread has read something; the lock is held."""
+        if self._failure is not None:
+            raise self._failure
+        self._is_awaited = True
+        self._changed.wait()
+        self._is_awaited = False
+
+    def _read_all(self) -> None:
         """What the thread does."""
-        buffer = self._store.buffer()
         try:
-            for window, pages in self._pages_to_read(order, epoch, position, end_epoch):
-                slots = self._free_slots(sum(page.own_count for page in pages))
-                if slots is None:
+            while (group := self._peek()) is not None:
+                with self._changed:
+                    while not self._is_stopping and not self._has_room(group):
+                        self._changed.wait()
+                if self._is_stopping:
                     return
-                self._read(window, pages, slots, buffer)
+                self._read(group)
         except BaseException as failure:  # whatever it is, `take` raises it
             with self._changed:
                 self._failure = failure
                 self._changed.notify()
 
-    def _pages_to_read(
-        self, order: ReadingOrder, epoch: int, position: int, end_epoch: int | None
-    ) -> Iterator[tuple[_OpenWindow, list[_PageRows]]]:
-        """Some pages of a window at a time."""
-        while epoch != end_epoch:
-            epoch_order = order.epoch(epoch)
-            while position < self._store.manifest.rows:
-                window = epoch_order.window_at(position)
-                positions = self._share(epoch, position, window.end)
-                if len(positions):
-                    yield from self._pages_of_window(window, window.slots[positions - window.start])
-                position = window.end
-            epoch, position = epoch + 1, 0
+    def _peek(self) -> PageGroup | None:
+        """The pages to be read next, None at the end; opens their window."""
+        if self._next_group is None:
+            self._next_group = group = next(self._groups, None)
+            if group is not None and group.first == 0:
+                with self._changed:
+                    self._windows.append(_OpenWindow(np.full(group.window_rows, NOT_READ, np.intp)))
+                    self._row_limit = group.window_rows
+        return self._next_group
 
-    def _pages_of_window(
-        self, window: Window, rows: NDArray[np.int64]
-    ) -> Iterator[tuple[_OpenWindow, list[_PageRows]]]:
-        """`rows`: which rows are delivered, in turn, counted over the window's pages."""
-        page_rows = self._store.page_rows[window.pages]
-        ends = np.cumsum(page_rows)
-        begins = ends - page_rows
-        turn_of_row = np.full(ends[-1], NOT_READ, np.int32)
-        turn_of_row[rows] = np.arange(len(rows), dtype=np.int32)
-        is_mine = turn_of_row != NOT_READ
-        counts = np.add.reduceat(is_mine, begins, dtype=np.int64)
-        first_turns = np.minimum.reduceat(np.where(is_mine, turn_of_row, len(rows)), begins)
-        by_need = np.argsort(first_turns, kind="stable")[: np.count_nonzero(counts)]
-        fields = (window.pages[by_need], begins[by_need], ends[by_need], counts[by_need])
-        pages = [
-            _PageRows(page, turn_of_row[begin:end], count)
-            for page, begin, end, count in zip(*(field.tolist() for field in fields), strict=True)
-        ]
-        opened = _OpenWindow(np.full(len(rows), NOT_READ, np.intp))
+    def _has_room(self, group: PageGroup) -> bool:
+        """Whether the rows in memory stay as few as those of a window."""
+        return len(self._free) - self._free_count + sum(group.row_counts) <= self._row_limit
+
+    def _read(self, group: PageGroup) -> None:
+        """Read pages into free slots and say so: after each page when somebody waits, else after the last."""
+        self._advise(group)
+        self._next_group = None
+        turns = np.concatenate(group.turns)
+        turns = turns[turns != NOT_OURS]
         with self._changed:
-            self._windows.append(opened)
-            self._row_limit = len(rows)
-        group = max(1, min(LARGEST_GROUP, len(pages) // GROUPS_OF_WINDOW))
-        advised = 0
-        for start in range(0, len(pages), group):
-            if start + ADVISED_PAGES > advised:
-                self._store.will_need(fields[0][advised : advised + 2 * ADVISED_PAGES])
-                advised += 2 * ADVISED_PAGES
-            yield opened, pages[start : start + group]
-
-    def _free_slots(self, count: int) -> NDArray[np.intp] | None:
-        """Take free slots, when the rows in memory are fewer than those of a window; None to stop."""
-        with self._changed:
-            while len(self._free) - self._free_count + count > self._row_limit and not self._is_stopping:
-                self._changed.wait()
-            if self._is_stopping:
-                return None
-            self._free_count -= count
-            return self._free[self._free_count : self._free_count + count].copy()
-
-    def _read(
-        self, window: _OpenWindow, pages: list[_PageRows], slots: NDArray[np.intp], buffer: PageBuffer
-    ) -> None:
-        """Read pages into `slots` and say so: after each page when somebody waits, else after the last."""
+            window = self._windows[-1]
+            self._free_count -= len(turns)
+            slots = self._free[self._free_count : self._free_count + len(turns)].copy()
         read, said = 0, 0
-        turns = np.concatenate([page.turns for page in pages])
-        turns = turns[turns != NOT_READ]
-        for page in pages:
-            self._read_page(page, slots[read : read + page.own_count], buffer)
-            read += page.own_count
+        for page, page_turns, count in zip(group.pages, group.turns, group.row_counts, strict=True):
+            self._read_page(page, page_turns, slots[read : read + count])
+            read += count
             if self._is_awaited or read == len(slots):
                 with self._changed:
                     window.slot_of_turn[turns[said:read]] = slots[said:read]
                     self._changed.notify()
                 said = read
 
-    def _read_page(self, wanted: _PageRows, slots: NDArray[np.intp], buffer: PageBuffer) -> None:
-        tokens, starts, domains = self._store.read_page(wanted.page, buffer)
+    def _advise(self, group: PageGroup) -> None:
+        """Tell the store what will be read soon."""
+        if group.first == 0:
+            self._advised_pages = 0
+        if group.first + ADVISED_PAGES > self._advised_pages:
+            soon = slice(self._advised_pages, self._advised_pages + 2 * ADVISED_PAGES)
+            self._store.will_need(group.window_pages[soon])
+            self._advised_pages = soon.stop
+
+    def _read_page(self, page: int, turns: NDArray[np.int32], slots: NDArray[np.intp]) -> None:
+        tokens, starts, domains = self._store.read_page(page, self._buffer)
         is_start = np.zeros((len(tokens), self._seq_len), np.bool_)
         is_start.reshape(-1)[starts] = True
         start_bits = np.packbits(is_start, axis=1)
-        if wanted.own_count < len(tokens):
-            mine = wanted.turns != NOT_READ
-            tokens, start_bits = tokens[mine], start_bits[mine]
-            domains = None if domains is None else domains[mine]
+        if len(slots) < len(tokens):
+            is_ours = turns != NOT_OURS
+            tokens, start_bits = tokens[is_ours], start_bits[is_ours]
+            domains = None if domains is None else domains[is_ours]
         self._tokens[slots] = tokens
         self._start_bits[slots] = start_bits
         if domains is not None:
