@@ -13,9 +13,16 @@ from yunmin_assets.automation.terminal import terminal_logger
 from yunmin_assets.columnar.assets import loading_benchmark, parquet_shards, tokenizer
 from yunmin_assets.corpus.assets import clean_corpus, raw_corpus
 from yunmin_assets.dedup.assets import deduped_corpus, duplicate_clusters, signatures
-from yunmin_assets.dem.assets import base_model, diff_vector, domain_weights, lora_adapter, merged_model
+from yunmin_assets.dem.assets import (
+    base_model,
+    diff_vector,
+    domain_weights,
+    joint_adapter,
+    lora_adapter,
+    merged_model,
+)
 from yunmin_assets.evaluation.assets import eval_report
-from yunmin_assets.pruning.assets import perplexity, pruned_corpus, reference_model
+from yunmin_assets.pruning.assets import perplexity, pruned_corpus, pruning_thresholds, reference_model
 
 EXECUTORS: dict[str, ExecutorDefinition] = {
     "multiprocess": multiprocess_executor.configured({"max_concurrent": 2}),
@@ -46,11 +53,13 @@ defs = Definitions(
         tokenizer,
         reference_model,
         perplexity,
+        pruning_thresholds,
         pruned_corpus,
         parquet_shards,
         loading_benchmark,
         base_model,
         lora_adapter,
+        joint_adapter,
         diff_vector,
         domain_weights,
         merged_model,

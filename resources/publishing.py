@@ -25,6 +25,7 @@ from dagster import (
     AssetCheckSeverity,
     AssetCheckSpec,
     AssetExecutionContext,
+    AssetObservation,
     DataVersion,
     Failure,
     MaterializeResult,
@@ -107,6 +108,16 @@ class Step:
     def workspace(self) -> Path:
         """A folder for checkpoints that outlives a killed run of exactly this computation."""
         return self.lake.workspace(self.asset, self.domain, self.fingerprint)
+
+    def observe(self, figures: Mapping[str, Any]) -> None:
+        """Show on the asset's page how far a long computation is, while there is no snapshot yet."""
+        shown = {
+            key: MetadataValue.md(str(value)) if isinstance(value, Markdown) else value
+            for key, value in figures.items()
+        }
+        self.context.log_event(
+            AssetObservation(self.context.asset_key, partition=self.domain, metadata=shown)
+        )
 
 
 Compute = Callable[[Path], Outcome]

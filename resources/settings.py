@@ -105,12 +105,13 @@ def load_pipeline_config(path: Path) -> PipelineConfig:
             "raw": _absolute(config.raw),
             "lake": _absolute(config.lake),
             "tokenizer": _with_absolute_path(config.tokenizer),
+            "reference_model": _with_absolute_path(config.reference_model),
             "base_model": _with_absolute_path(config.base_model),
         }
     )
 
 
-PathConfig = TypeVar("PathConfig", TokenizerConfig, BaseModelConfig)
+PathConfig = TypeVar("PathConfig", TokenizerConfig, ReferenceConfig, BaseModelConfig)
 
 
 def _with_absolute_path(config: PathConfig) -> PathConfig:

@@ -24,11 +24,13 @@ LINEAGE = {
     "tokenizer": ("columnar", False, {"deduped_corpus"}),
     "reference_model": ("pruning", False, {"deduped_corpus", "tokenizer"}),
     "perplexity": ("pruning", True, {"deduped_corpus", "reference_model"}),
-    "pruned_corpus": ("pruning", True, {"deduped_corpus", "perplexity"}),
+    "pruning_thresholds": ("pruning", False, {"perplexity"}),
+    "pruned_corpus": ("pruning", True, {"deduped_corpus", "perplexity", "pruning_thresholds"}),
     "parquet_shards": ("columnar", True, {"pruned_corpus", "deduped_corpus", "tokenizer"}),
     "loading_benchmark": ("columnar", False, {"parquet_shards"}),
     "base_model": ("dem", False, {"deduped_corpus", "tokenizer"}),
     "lora_adapter": ("dem", True, {"parquet_shards", "base_model"}),
+    "joint_adapter": ("dem", False, {"parquet_shards", "base_model"}),
     "diff_vector": ("dem", True, {"lora_adapter", "base_model"}),
     "domain_weights": ("dem", False, {"base_model", "diff_vector", "parquet_shards"}),
     "merged_model": ("dem", False, {"base_model", "diff_vector", "domain_weights"}),
@@ -71,11 +73,12 @@ def test_the_named_jobs_and_the_sensor_are_there() -> None:
     assert [sensor.name for sensor in defs.sensors or []] == ["raw_folder_sensor"]
 
 
-def test_the_per_domain_chain_holds_every_partitioned_asset_and_the_clusters_between_them() -> None:
+def test_the_per_domain_chain_holds_every_partitioned_asset_and_what_lies_between_them() -> None:
     job = defs.resolve_job_def("per_domain_chain")
     selected = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
     assert selected == {name for name, (_, is_partitioned, _) in LINEAGE.items() if is_partitioned} | {
-        "duplicate_clusters"
+        "duplicate_clusters",
+        "pruning_thresholds",
     }
 
 

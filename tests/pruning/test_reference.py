@@ -1,5 +1,7 @@
 """No document is scored by the model that was trained on it."""
 
+import re
+
 import pyarrow as pa
 import pytest
 
@@ -7,11 +9,14 @@ from tests.language_model.toy import folder_bytes, save_toy_model, save_toy_toke
 from yunmin_assets.language_model import ModelConfig, TrainingConfig
 from yunmin_assets.pruning import (
     ReferenceConfig,
+    ScoringConfig,
     cross_score,
     half_of,
     score_documents,
     train_reference_model,
 )
+from yunmin_assets.pruning.reference import describe_reference, take_over_reference
+from yunmin_assets.pruning.reference_folders import models_in, require_checkpoint
 
 CONFIG = ReferenceConfig(
     model=ModelConfig(hidden_size=32, layers=2, state_size=4),
@@ -30,7 +35,7 @@ def test_each_half_is_scored_by_the_model_of_the_other(tmp_path):
     models = {half: save_toy_model(tmp_path / half, "mamba2", seed) for seed, half in enumerate("ab")}
     texts = toy_texts("law", 12)
     documents = pa.table({"id": [f"d{i}" for i in range(12)], "text": texts})
-    scores = cross_score(documents, models, token_budget=1024)
+    scores = cross_score(documents, models, ScoringConfig(token_budget=1024))
     assert scores.column("id").to_pylist() == documents.column("id").to_pylist()
     by_model = {half: score_documents(documents, models[half]).column("nll").to_pylist() for half in "ab"}
     seen = set()
@@ -65,3 +70,25 @@ def test_the_model_of_a_half_can_score_and_is_the_same_every_time(tmp_path):
     assert folder_bytes(tmp_path / "first" / "a") == folder_bytes(tmp_path / "second" / "a")
     documents = pa.table({"id": ["d"], "text": ["법원은 판결한다."]})
     assert score_documents(documents, tmp_path / "first" / "a").column("perplexity")[0].as_py() > 1
+
+
+def test_one_checkpoint_with_its_own_tokenizer_can_score_both_halves(tmp_path):
+    source = save_toy_model(tmp_path / "source", "llama")
+    taken = take_over_reference(source, tmp_path / "out")
+    models = models_in(tmp_path / "out")
+    assert models == {"a": taken, "b": taken}
+    assert describe_reference(taken)["architecture"] == "llama"
+    documents = pa.table({"id": [f"d{i}" for i in range(6)], "text": toy_texts("law", 6)})
+    assert cross_score(documents, models).equals(score_documents(documents, source))
+
+
+@pytest.mark.parametrize("lacking", ["config.json", "tokenizer*", "*.safetensors"])
+def test_a_folder_that_cannot_score_is_refused_by_what_it_lacks(tmp_path, lacking):
+    source = save_toy_model(tmp_path / "source", "mamba2")
+    require_checkpoint(source)
+    for file in source.glob(lacking):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=f"source holds no {re.escape(lacking)}"):
+        require_checkpoint(source)
+    with pytest.raises(FileNotFoundError, match="elsewhere is not a folder"):
+        require_checkpoint(tmp_path / "elsewhere")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.language_model.toy import save_toy_model, save_toy_tokenizer, toy_model, toy_texts
 from yunmin_assets.language_model import load_model, load_tokenizer
 from yunmin_assets.pruning import SCORE_SCHEMA, score_documents
-from yunmin_assets.pruning.scoring import document_windows
+from yunmin_assets.pruning.windows import batches_of, document_windows, windows_of
 
 TEXTS = [
     *toy_texts("food", 5),
@@ -60,6 +60,7 @@ def test_a_document_without_tokens_has_no_perplexity(model_dir):
         "id": "d5",
         "n_tokens": 0,
         "n_bytes": 0,
+        "n_scored": 0,
         "nll": 0.0,
         "perplexity": None,
         "bits_per_byte": None,
@@ -118,6 +119,68 @@ def test_windows_count_each_token_once_and_give_it_half_a_window_of_context(targ
         assert window.begin == 0 or window.context >= max_length // 2
         counted += range(window.begin + window.context, window.begin + window.length)
     assert counted == list(range(targets))
+
+
+@given(lengths=st.lists(st.integers(0, 300), max_size=60), budget=st.integers(64, 400))
+def test_batches_hold_every_window_once_within_the_budget(lengths, budget):
+    windows = windows_of(lengths, max_length=64)
+    batches = list(batches_of(windows, budget))
+    assert sorted(map(hash, windows)) == sorted(hash(window) for batch in batches for window in batch)
+    for batch in batches:
+        assert len(batch) * max(window.length for window in batch) <= budget
+        assert batch[0].length == max(window.length for window in batch)
+
+
+def test_only_the_beginning_of_each_document_is_scored_when_that_is_asked_for(model_dir):
+    limited = score_documents(DOCUMENTS, model_dir, tokens_per_document=3).to_pylist()
+    whole = score_documents(DOCUMENTS, model_dir).to_pylist()
+    tokenizer = load_tokenizer(model_dir)
+    for few, all_of_them, text in zip(limited, whole, TEXTS, strict=True):
+        assert few["n_tokens"] == all_of_them["n_tokens"]
+        assert few["n_scored"] == min(3, few["n_tokens"])
+        assert all_of_them["n_scored"] == all_of_them["n_tokens"]
+        if text:
+            first = tokenizer.decode(tokenizer(text)["input_ids"][:3])
+            if len(tokenizer(first)["input_ids"]) == few["n_scored"]:  # no character was cut in two
+                assert few["nll"] == pytest.approx(loss_alone(model_dir, first), abs=1e-4)
+            assert few["perplexity"] == pytest.approx(math.exp(few["nll"] / few["n_scored"]))
+            bits = few["nll"] / few["n_scored"] * few["n_tokens"] / few["n_bytes"] / math.log(2)
+            assert few["bits_per_byte"] == pytest.approx(bits)
+
+
+def test_bfloat16_is_used_only_when_asked_for_whatever_the_model_was_saved_in(tmp_path):
+    exact, saved_small = save_toy_model(tmp_path / "exact", "mamba2"), tmp_path / "small"
+    load_model(exact).bfloat16().save_pretrained(saved_small)
+    save_toy_tokenizer(saved_small)
+    rounded, rounded_weights = (
+        score_documents(DOCUMENTS, folder, score_dtype=dtype)["nll"].to_numpy()
+        for folder, dtype in ((exact, "bfloat16"), (saved_small, "float32"))
+    )
+    reference = score_documents(DOCUMENTS, exact)["nll"].to_numpy()
+    np.testing.assert_allclose(rounded, reference, rtol=0.02)
+    assert not np.array_equal(rounded, rounded_weights)
+    upcast = tmp_path / "upcast"
+    load_model(saved_small).float().save_pretrained(upcast)
+    save_toy_tokenizer(upcast)
+    np.testing.assert_array_equal(rounded_weights, score_documents(DOCUMENTS, upcast)["nll"].to_numpy())
+
+
+def test_the_scores_of_any_number_of_threads_are_the_same_bits(model_dir):
+    one = score_documents(DOCUMENTS, model_dir, token_budget=64, max_length=32)
+    torch.set_num_threads(3)
+    try:
+        assert score_documents(DOCUMENTS, model_dir, token_budget=64, max_length=32).equals(one)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_progress_tells_documents_tokens_per_second_and_time_left(model_dir, monkeypatch):
+    monkeypatch.setattr("yunmin_assets.progress.Progress.__init__.__kwdefaults__", {"every": 0.0})
+    lines = []
+    score_documents(DOCUMENTS, model_dir, token_budget=64, max_length=32, log=lines.append)
+    assert any(f"of {len(TEXTS)} documents" in line and "s left" in line for line in lines)
+    assert all("tokens/s" in line for line in lines)
 
 
 def test_a_budget_below_one_window_is_refused(model_dir):

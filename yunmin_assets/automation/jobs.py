@@ -26,6 +26,7 @@ per_domain_chain = define_asset_job(
         "duplicate_clusters",
         "deduped_corpus",
         "perplexity",
+        "pruning_thresholds",
         "pruned_corpus",
         "parquet_shards",
         "lora_adapter",
@@ -36,8 +37,10 @@ per_domain_chain = define_asset_job(
 
 merge_and_evaluate = define_asset_job(
     "merge_and_evaluate",
-    selection=AssetSelection.assets("domain_weights", "merged_model", "loading_benchmark", "eval_report"),
-    description="Search the domain weights, merge the difference vectors, measure loading, write the report.",
+    selection=AssetSelection.assets(
+        "joint_adapter", "domain_weights", "merged_model", "loading_benchmark", "eval_report"
+    ),
+    description="Train the joint control, search the domain weights, merge the difference vectors, measure loading, write the report.",
 )
 
 jobs = [whole_pipeline, per_domain_chain, merge_and_evaluate]

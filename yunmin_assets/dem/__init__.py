@@ -12,22 +12,33 @@ from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from yunmin_assets.dem.adapter import train_adapter
-    from yunmin_assets.dem.difference import Difference, cosine_matrix, diff_adapter, diff_checkpoint
+    from yunmin_assets.dem.adapter_job import AdapterJob, run_adapter_job
+    from yunmin_assets.dem.difference import (
+        Difference,
+        cosine_matrix,
+        diff_adapter,
+        diff_checkpoint,
+        diff_domain_model,
+    )
     from yunmin_assets.dem.merge import merge_checkpoints
     from yunmin_assets.dem.weights import WeightSearch, search_weights
 
 _MODULE_OF = {
+    "AdapterJob": "adapter_job",
     "Difference": "difference",
     "WeightSearch": "weights",
     "cosine_matrix": "difference",
     "diff_adapter": "difference",
     "diff_checkpoint": "difference",
+    "diff_domain_model": "difference",
     "merge_checkpoints": "merge",
+    "run_adapter_job": "adapter_job",
     "search_weights": "weights",
     "train_adapter": "adapter",
 }
 
 __all__ = [
+    "AdapterJob",
     "BaseModelConfig",
     "Difference",
     "LoraConfig",
@@ -36,7 +47,9 @@ __all__ = [
     "cosine_matrix",
     "diff_adapter",
     "diff_checkpoint",
+    "diff_domain_model",
     "merge_checkpoints",
+    "run_adapter_job",
     "search_weights",
     "train_adapter",
 ]

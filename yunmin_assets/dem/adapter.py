@@ -1,10 +1,12 @@
-"""One LoRA adapter (arXiv 2106.09685) per domain, trained with exact resume and saved in peft's own format.
+"""One small model per domain: a LoRA adapter (arXiv 2106.09685) of the base, or the base trained whole.
 
-Beside peft's two files the folder holds `base.json` with the SHA-256 of the base weights, so that the adapter
-is never taken for the difference to another base.
+An adapter is saved in peft's own format, a whole model as a Hugging Face folder in float32. Either holds
+`base.json` with the SHA-256 of the base weights, so that it is never taken for the difference to another base.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import peft
@@ -15,7 +17,16 @@ from yunmin_assets.dem.config import LoraConfig
 from yunmin_assets.dem.weight_files import WeightFiles
 from yunmin_assets.files import new_folder
 from yunmin_assets.language_model.architecture import load_model, lora_target_modules
-from yunmin_assets.language_model.training import Batches, TrainingResult, train
+from yunmin_assets.language_model.ranks import ALONE, Ranks
+from yunmin_assets.language_model.tokenizer import copy_tokenizer
+from yunmin_assets.language_model.training import (
+    Batches,
+    Report,
+    TrainingResult,
+    Validation,
+    no_report,
+    train,
+)
 from yunmin_assets.progress import Log, silent
 
 BASE_FILE = "base.json"
@@ -30,32 +41,47 @@ def train_adapter(
     out_dir: Path,
     checkpoint_dir: Path,
     *,
+    validation: Validation | None = None,
+    ranks: Ranks = ALONE,
     log: Log = silent,
+    report: Report = no_report,
 ) -> TrainingResult:
-    """Train a LoRA adapter on one domain and write it to `out_dir`, whole or not at all.
+    """Train a domain's adapter, or its whole model, and write it to `out_dir`, whole or not at all.
 
     Args:
         base_dir: Hugging Face folder of the base model, which is not changed.
         batches: Packed batches of the domain.
-        config: Rank, alpha, target modules and training options; `config.training.seed` seeds the
-            initialisation.
+        config: Method and training options; `config.training.seed` seeds the initialisation.
         out_dir: Must be absent or empty.
         checkpoint_dir: Where a killed run is continued from; can be removed afterwards.
+        validation, ranks, log, report: See `train`.
 
     Raises:
         ValueError: A target module cannot be adapted; see `lora_target_modules`.
         RuntimeError: An adapter matrix does not train; see `train`.
-        FileExistsError, FloatingPointError: See `new_folder`, `train`.
+        FileExistsError, FloatingPointError, OSError: See `new_folder`, `train`.
     """
     base_hash = WeightFiles(base_dir).sha256()
-    model = attach_adapter(load_model(base_dir), config)
-    identity = f"adapter of base {base_hash}: {config.model_dump_json(exclude={'training'})}"
-    with new_folder(out_dir) as part:
-        result = train(model, batches, config.training, checkpoint_dir, identity=identity, log=log)
-        model.save_pretrained(part, save_embedding_layers=False)
-        (part / "README.md").unlink()  # peft's empty model card
-        _make_reproducible(part / ADAPTER_CONFIG)
-        (part / BASE_FILE).write_text(json.dumps({"base_sha256": base_hash}) + "\n")
+    model = load_model(base_dir)
+    trained = attach_adapter(model, config) if config.method == "lora" else _unfrozen(model)
+    identity = (
+        f"adapter of base {base_hash}: {config.model_dump_json(exclude={'training', 'early_stopping'})}"
+    )
+    with _output(out_dir, ranks) as part:
+        result = train(
+            trained,
+            batches,
+            config.training,
+            checkpoint_dir,
+            identity=identity,
+            validation=validation,
+            ranks=ranks,
+            log=log,
+            report=report,
+        )
+        if part is not None:
+            _save(trained, base_dir, part)
+            (part / BASE_FILE).write_text(json.dumps({"base_sha256": base_hash}) + "\n")
     return result
 
 
@@ -72,6 +98,31 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> peft.PeftModel
     with torch.random.fork_rng():
         torch.manual_seed(config.training.seed)
         return peft.get_peft_model(model, lora)
+
+
+def _unfrozen(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with every parameter to be trained, in float32: bfloat16 would round small steps away."""
+    return model.float().requires_grad_(True)
+
+
+@contextmanager
+def _output(out_dir: Path, ranks: Ranks) -> Iterator[Path | None]:
+    """The folder to write to, on the first of the ranks; None on the others."""
+    if ranks.is_first:
+        with new_folder(out_dir) as part:
+            yield part
+    else:
+        yield None
+
+
+def _save(trained: PreTrainedModel | peft.PeftModel, base_dir: Path, part: Path) -> None:
+    if isinstance(trained, peft.PeftModel):
+        trained.save_pretrained(part, save_embedding_layers=False)
+        (part / "README.md").unlink()  # peft's empty model card
+        _make_reproducible(part / ADAPTER_CONFIG)
+    else:
+        trained.save_pretrained(part)
+        copy_tokenizer(base_dir, part)
 
 
 def _make_reproducible(path: Path) -> None:

@@ -1,8 +1,10 @@
-"""base_model, lora_adapter, diff_vector, domain_weights and merged_model: Θ_D = Θ + Σ wᵢ(Θᵢ − Θ)."""
+"""base_model, lora_adapter, diff_vector, domain_weights and merged_model: Θ_D = Θ + Σ wᵢ(Θᵢ − Θ); joint_adapter."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dagster import AssetExecutionContext, asset
 
@@ -12,8 +14,10 @@ from resources.publishing import Check, Events, Markdown, Outcome, Step, check_s
 from resources.settings import Settings
 from resources.snapshot import LakeError, Snapshot
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
+from yunmin_assets.dem.config import LoraConfig
 from yunmin_assets.documents import split_path
 from yunmin_assets.files import folder_hash
+from yunmin_assets.language_model.config import TrainingConfig
 from yunmin_assets.partitions import domain_partitions
 from yunmin_assets.snapshot_files import (
     ADAPTER,
@@ -24,6 +28,10 @@ from yunmin_assets.snapshot_files import (
     TRAIN_FILE,
     WEIGHTS_FILE,
 )
+
+if TYPE_CHECKING:
+    from yunmin_assets.language_model import TrainingResult
+    from yunmin_assets.language_model.training import Report
 
 OWNERS = ["team:yunmin-models"]
 
@@ -87,6 +95,7 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
                 target,
                 work / "checkpoints",
                 log=step.log,
+                report=_observation(step, config.training),
             )
             figures, _, plot = describe_training({"": result})
             summary, tokens = {**figures, "loss": Markdown(plot)}, result.tokens
@@ -104,11 +113,11 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     pool="gpu",
-    code_version="1",
+    code_version="2",
     check_specs=check_specs("lora_adapter", {"loss_finite": "Every training loss is a finite number."}),
 )
 def lora_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
-    """A LoRA adapter of the base model, trained on one domain's packed rows."""
+    """The base model's LoRA adapter for one domain (or, by `method: full`, a whole model), from its packed rows."""
     shards, base = lake.current("parquet_shards", context.partition_key), lake.current("base_model")
     if shards.manifest.inputs["tokenizer"] != base.manifest.inputs["tokenizer"]:
         raise LakeError(
@@ -117,21 +126,36 @@ def lora_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings,
     config = settings.pipeline.lora_adapter
     inputs = {"parquet_shards": shards.content_hash, "base_model": base.content_hash}
     step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=shards.bytes)
+    snapshots = {context.partition_key: shards}
+    yield from publish(step, lambda folder: _trained(step, compute, base, snapshots, config, folder))
+
+
+@asset(
+    deps=["parquet_shards", "base_model"],
+    group_name="dem",
+    kinds={"pytorch", "huggingface"},
+    owners=OWNERS,
+    pool="gpu",
+    code_version="1",
+    check_specs=check_specs(
+        "joint_adapter",
+        {"loss_finite": "Every training loss is a finite number."},
+        warning=EVERY_DOMAIN_PRESENT,
+        partitioned=False,
+    ),
+)
+def joint_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
+    """The control: one adapter trained on the rows of all domains mixed, for as many tokens as all of theirs."""
+    base = lake.current("base_model")
+    tokenizer = ("tokenizer", base.manifest.inputs["tokenizer"])
+    shards = over_all_domains(context, lake, "parquet_shards", made_from=lambda _: tokenizer)
+    config = settings.pipeline.lora_adapter.over_domains(len(shards.snapshots))
+    inputs = {"base_model": base.content_hash, **shards.hashes()}
+    step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=shards.bytes())
 
     def train(folder: Path) -> Outcome:
-        from yunmin_assets.columnar import PackedDataset
-        from yunmin_assets.dem import train_adapter
-        from yunmin_assets.language_model.summary import describe_training
-
-        compute.prepare()
-        training = config.training
-        packed = shards.local / PACKED / "train"
-        batches = PackedDataset(packed, batch_size=training.batch_size, seed=training.seed, epochs=None)
-        target, checkpoints = folder / ADAPTER, step.workspace() / "checkpoints"
-        result = train_adapter(base.local / MODEL, batches, config, target, checkpoints, log=step.log)
-        figures, is_finite, plot = describe_training({"": result})
-        checks = (Check("loss_finite", is_finite, "all losses are finite"),)
-        return Outcome({**figures, "loss": Markdown(plot)}, checks, tokens=result.tokens)
+        outcome = _trained(step, compute, base, shards.snapshots, config, folder)
+        return replace(outcome, checks=(*outcome.checks, shards.check()))
 
     yield from publish(step, train)
 
@@ -146,17 +170,17 @@ def lora_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings,
     check_specs=check_specs("diff_vector", {"weights_finite": "Every value of the difference is finite."}),
 )
 def diff_vector(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
-    """What a domain's adapter changes in the base model, kept as the two LoRA factors of each module."""
+    """What a domain's training changes in the base: the two LoRA factors of each module, or every parameter."""
     adapter, base = lake.current("lora_adapter", context.partition_key), lake.current("base_model")
     require_made_from(adapter, "base_model", base.content_hash)
     inputs = {"lora_adapter": adapter.content_hash, "base_model": base.content_hash}
     step = Step(context, lake, inputs, bytes_in=adapter.bytes)
 
     def compute(folder: Path) -> Outcome:
-        from yunmin_assets.dem import diff_adapter
+        from yunmin_assets.dem import diff_domain_model
         from yunmin_assets.dem.summary import describe_difference
 
-        difference = diff_adapter(
+        difference = diff_domain_model(
             base.local / MODEL, adapter.local / ADAPTER, folder / DIFFERENCE, log=step.log
         )
         figures, is_finite, rendered = describe_difference(difference)
@@ -268,6 +292,43 @@ def merged_model(context: AssetExecutionContext, lake: Lake, settings: Settings)
         return Outcome({**facts, **figures}, (is_finite,))
 
     yield from publish(step, merge)
+
+
+def _trained(
+    step: Step,
+    compute: Compute,
+    base: Snapshot,
+    shards: Mapping[str, Snapshot],
+    config: LoraConfig,
+    folder: Path,
+) -> Outcome:
+    """Train on the rows of some domains, with the loss curve on the asset's page while it grows."""
+    from yunmin_assets.dem import AdapterJob
+    from yunmin_assets.language_model.summary import describe_training
+
+    job = AdapterJob(
+        base=base.local / MODEL,
+        train={domain: snapshot.local / PACKED / "train" for domain, snapshot in shards.items()},
+        validation={domain: snapshot.local / PACKED / "validation" for domain, snapshot in shards.items()},
+        config=config,
+        out=folder / ADAPTER,
+        checkpoints=step.workspace() / "checkpoints",
+    )
+    result = compute.train(job, log=step.log, report=_observation(step, config.training))
+    figures, is_finite, plot = describe_training({"": result})
+    checks = (Check("loss_finite", is_finite, "all losses are finite"),)
+    return Outcome({**figures, "loss": Markdown(plot)}, checks, tokens=result.tokens)
+
+
+def _observation(step: Step, training: TrainingConfig) -> "Report":
+    """What shows the loss curve of a run that goes on."""
+    from yunmin_assets.language_model.summary import describe_progress
+
+    def report(result: "TrainingResult") -> None:
+        figures, plot = describe_progress(result, training.steps)
+        step.observe({**figures, "loss": Markdown(plot)})
+
+    return report
 
 
 def _difference_folders(snapshots: Mapping[str, Snapshot]) -> dict[str, Path]:

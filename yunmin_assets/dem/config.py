@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from yunmin_assets.config_model import ConfigModel
-from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
+from yunmin_assets.language_model.config import EarlyStoppingConfig, ModelConfig, TrainingConfig
 
 
 class BaseModelConfig(ConfigModel):
@@ -19,13 +19,29 @@ class BaseModelConfig(ConfigModel):
 
 
 class LoraConfig(ConfigModel):
-    """One LoRA adapter per domain."""
+    """One small model per domain: a LoRA adapter, or all parameters trained."""
 
+    method: Literal["lora", "full"] = "lora"
+    """`full` trains every parameter, as the paper does: a difference is then as large as the model, and the
+    learning rate should be some ten times lower."""
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
     target_modules: tuple[str, ...] = ()
     """Empty means the right ones for the architecture: `in_proj`, and `x_proj` on Mamba-1."""
     training: TrainingConfig = TrainingConfig()
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+
+    def over_domains(self, count: int) -> "LoraConfig":
+        """The options of one run that is as long as those of `count` domains together, validated as often."""
+        stopping = self.early_stopping
+        return self.model_copy(
+            update={
+                "training": self.training.model_copy(update={"steps": self.training.steps * count}),
+                "early_stopping": stopping.model_copy(
+                    update={"validate_every": stopping.validate_every * count}
+                ),
+            }
+        )
 
 
 class WeightsConfig(ConfigModel):

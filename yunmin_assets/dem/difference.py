@@ -98,6 +98,16 @@ class Difference:
             total.add_(self.dense(name), alpha=weight)
 
 
+def diff_domain_model(base_dir: Path, trained_dir: Path, out_dir: Path, *, log: Log = silent) -> Difference:
+    """The difference to the base of what `train_adapter` wrote: factored of an adapter, dense of a whole model.
+
+    Raises:
+        ValueError: See `diff_adapter` and `diff_checkpoint`.
+    """
+    is_adapter = (trained_dir / ADAPTER_CONFIG).is_file()
+    return (diff_adapter if is_adapter else diff_checkpoint)(base_dir, trained_dir, out_dir, log=log)
+
+
 def diff_adapter(base_dir: Path, adapter_dir: Path, out_dir: Path, *, log: Log = silent) -> Difference:
     """Turn a peft LoRA adapter into a factored difference vector, without multiplying its factors out.
 
@@ -114,9 +124,7 @@ def diff_adapter(base_dir: Path, adapter_dir: Path, out_dir: Path, *, log: Log =
     scale = _adapter_scale(adapter_dir)
     pairs = _adapter_pairs(adapter_dir, base)
     base_hash = base.sha256()
-    recorded = adapter_dir / BASE_FILE
-    if recorded.is_file() and json.loads(recorded.read_text())["base_sha256"] != base_hash:
-        raise ValueError(f"the adapter in {adapter_dir} was trained on another base than {base_dir}")
+    _require_trained_from(base_dir, base_hash, adapter_dir)
     tensors, statistics = {}, {}
     with safe_open(adapter_dir / ADAPTER_WEIGHTS, "pt") as file:
         for name, (key_a, key_b) in track(sorted(pairs.items()), log, "modules", len(pairs)):
@@ -156,6 +164,7 @@ def diff_checkpoint(base_dir: Path, tuned_dir: Path, out_dir: Path, *, log: Log 
                 f"tensor {name} is not floating-point and differs between {base_dir} and {tuned_dir}"
             )
     base_hash = base.sha256()
+    _require_trained_from(base_dir, base_hash, tuned_dir)
     statistics: dict[str, dict[str, Any]] = {}
 
     def differences() -> Iterator[tuple[str, torch.Tensor]]:
@@ -189,6 +198,13 @@ def cosine_matrix(differences: Mapping[str, Path]) -> tuple[list[str], np.ndarra
     norms = np.sqrt(np.diag(products))
     with np.errstate(invalid="ignore"):
         return names, products / np.outer(norms, norms)
+
+
+def _require_trained_from(base_dir: Path, base_hash: str, trained_dir: Path) -> None:
+    """Refuse an adapter or model that says it was trained on another base; a foreign one says nothing."""
+    recorded = trained_dir / BASE_FILE
+    if recorded.is_file() and json.loads(recorded.read_text())["base_sha256"] != base_hash:
+        raise ValueError(f"what lies in {trained_dir} was trained on another base than {base_dir}")
 
 
 def _adapter_scale(adapter_dir: Path) -> float:

@@ -5,7 +5,7 @@ Shared by the pruning stage (reference models), the DEM stage (base model, adapt
 
 from typing import TYPE_CHECKING
 
-from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
+from yunmin_assets.language_model.config import EarlyStoppingConfig, ModelConfig, TrainingConfig
 from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from yunmin_assets.language_model.generation import generate
     from yunmin_assets.language_model.pretraining import train_from_scratch
     from yunmin_assets.language_model.tokenizer import load_tokenizer
-    from yunmin_assets.language_model.training import Batches, TrainingResult, train
+    from yunmin_assets.language_model.training import Batches, TrainingResult, Validation, train
 
 _MODULE_OF = {
     "Batches": "training",
     "TrainingResult": "training",
+    "Validation": "training",
     "build_model": "architecture",
     "generate": "generation",
     "load_model": "architecture",
@@ -29,9 +30,11 @@ _MODULE_OF = {
 
 __all__ = [
     "Batches",
+    "EarlyStoppingConfig",
     "ModelConfig",
     "TrainingConfig",
     "TrainingResult",
+    "Validation",
     "build_model",
     "generate",
     "load_model",

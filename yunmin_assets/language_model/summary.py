@@ -22,9 +22,26 @@ def describe_training(results: Mapping[str, TrainingResult]) -> tuple[dict[str, 
         last = result.losses[-LAST_STEPS:]
         figures[f"first_loss {name}".strip()] = result.losses[0]
         figures[f"last_loss {name}".strip()] = sum(last) / len(last)
-    is_finite = all(math.isfinite(loss) for result in results.values() for loss in result.losses)
-    series = {
-        name: (list(range(1, len(result.losses) + 1)), result.losses) for name, result in results.items()
-    }
-    plot = curves(series, title="Training loss", xlabel="optimizer step", ylabel="nats per token")
-    return figures, is_finite, plot
+        if result.best_step is not None:
+            figures[f"best_step {name}".strip()] = result.best_step
+            figures[f"best_validation_loss {name}".strip()] = min(result.validation_losses)
+    losses = [loss for result in results.values() for loss in (*result.losses, *result.validation_losses)]
+    return figures, all(map(math.isfinite, losses)), _loss_curves(results)
+
+
+def describe_progress(result: TrainingResult, steps: int) -> tuple[dict[str, int | float], str]:
+    """Figures of a run that goes on, and its loss curve so far as Markdown."""
+    figures, _, plot = describe_training({"": result})
+    seconds_per_step = result.seconds / len(result.losses)
+    figures["share_done"] = len(result.losses) / steps
+    figures["seconds_left"] = seconds_per_step * (steps - len(result.losses))
+    return figures, plot
+
+
+def _loss_curves(results: Mapping[str, TrainingResult]) -> str:
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for name, result in results.items():
+        series[name or "training"] = (list(range(1, len(result.losses) + 1)), result.losses)
+        if result.validation_losses:
+            series[f"{name} validation".strip()] = (result.validation_steps, result.validation_losses)
+    return curves(series, title="Training loss", xlabel="optimizer step", ylabel="nats per token")

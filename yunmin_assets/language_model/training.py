@@ -2,35 +2,40 @@
 
 - AdamW, linear warm-up, cosine decay to a tenth of the peak, gradient clipping; the loss is taken in float32.
 - Every parameter with `requires_grad` is trained: all of a fresh model, the adapters of a peft model.
-- A checkpoint every `checkpoint_every` steps holds trainable parameters, moments, random state, loss history
-  and the loader's own position. On CPU the resumed run is bit-identical to an undisturbed one.
+- A checkpoint every `checkpoint_every` steps holds trainable parameters, moments, random state, loss history,
+  the best parameters so far and the loader's own position; the learning rate is a function of the step. On CPU
+  the resumed run is bit-identical to an undisturbed one.
+- With validation batches, training ends when the validation loss has stopped falling, and the parameters with
+  the lowest one are what is left in the model.
+- Any number of ranks train on the same global batches; the first one writes checkpoints, all go on from them.
 - A loss or gradient that is not finite, and an adapter matrix that does not train, stop the run with their
   name.
 
-The price: one checkpoint costs a write of three times the trainable parameters.
+The price: one checkpoint costs a write of three times the trainable parameters, four times with validation.
 """
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from yunmin_assets.language_model.checkpoint import read_state, restore_checkpoint, save_checkpoint
-from yunmin_assets.language_model.config import TrainingConfig
+from yunmin_assets.language_model.config import EarlyStoppingConfig, TrainingConfig
+from yunmin_assets.language_model.loss import Batch, backward, mean_loss
+from yunmin_assets.language_model.ranks import ALONE, Ranks
 from yunmin_assets.progress import Log, Progress, silent
 
 ADAM_BETAS = (0.9, 0.95)  # the usual choice for language models since GPT-3
 FINAL_LEARNING_RATE_SHARE = 0.1
 STEPS_UNTIL_ADAPTERS_MOVE = 2  # LoRA's B starts at zero, so A receives its first gradient in the second step
-
-Batch = Mapping[str, object]
-"""`input_ids` and `labels`, int64 [batch, length]; labels are the inputs shifted by one."""
+SECONDS_BETWEEN_REPORTS = 30.0
+SHARE_BETWEEN_REPORTS = 0.02  # of the time so far: a week of training is not reported twenty thousand times
 
 
 class Batches(Protocol):
@@ -45,24 +50,58 @@ class Batches(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What decides when training ends: held-out batches (of several ranks: this one's rows of them)."""
+
+    batches: Sequence[Batch]
+    stopping: EarlyStoppingConfig
+
+
 @dataclass
 class TrainingResult:
-    """What a finished run did, interrupted stretches included."""
+    """What a run did so far, interrupted stretches included."""
 
     losses: list[float] = field(default_factory=list)
     """Mean token loss in nats, one per optimizer step, before that step's update."""
     gradient_norms: list[float] = field(default_factory=list)
     """Norm of the gradient before clipping, one per step."""
+    validation_steps: list[int] = field(default_factory=list)
+    """Steps done when the validation loss was measured."""
+    validation_losses: list[float] = field(default_factory=list)
+    """Mean token loss in nats on the validation batches, one per validation."""
     tokens: int = 0
-    """Tokens that went through the model."""
+    """Tokens that went through the model in training."""
     seconds: float = 0.0
-    """Wall time spent training."""
+    """Wall time spent in training steps."""
     resumed_at: int = 0
     """Step at which this process took over; 0 when it ran from the start."""
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / max(self.seconds, 1e-9)
+
+    @property
+    def best_step(self) -> int | None:
+        """Steps after which the validation loss was lowest, the first of equals; None without validation."""
+        if not self.validation_losses:
+            return None
+        return self.validation_steps[self.validation_losses.index(min(self.validation_losses))]
+
+    @property
+    def validations_since_best(self) -> int:
+        """Validations in a row that brought no new lowest loss."""
+        if not self.validation_losses:
+            return 0
+        return len(self.validation_losses) - 1 - self.validation_losses.index(min(self.validation_losses))
+
+
+Report = Callable[[TrainingResult], None]
+"""Is shown the result so far: every 30 seconds, later less often, and at the end."""
+
+
+def no_report(_: TrainingResult) -> None:
+    """For callers who do not watch."""
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -81,96 +120,205 @@ def train(
     checkpoint_dir: Path,
     *,
     identity: str = "",
+    validation: Validation | None = None,
+    ranks: Ranks = ALONE,
     log: Log = silent,
+    report: Report = no_report,
 ) -> TrainingResult:
-    """Train `model` in place for `config.steps` optimizer steps.
+    """Train `model` in place for `config.steps` optimizer steps, or until its validation loss stops falling.
 
     Args:
         model: A causal LM whose output has `logits`; its parameters with `requires_grad` are trained.
-        batches: The stream of packed batches; must not end before the last step.
+        batches: The stream of packed batches (of several ranks: this one's rows); must not end before the
+            last step.
         checkpoint_dir: Folder of the checkpoint. If it holds one, training goes on from there.
         identity: What else must be equal for a checkpoint to be continued, for instance a hash of the base.
+        validation: When to end early; without it, every step is done and the last parameters are kept.
+        ranks: The processes that train together.
         log: Receives progress lines.
+        report: Receives the losses while they come in, on the first rank only.
 
     Raises:
         FloatingPointError: Loss or gradient is not finite; names the step and the batch.
         RuntimeError: An adapter matrix did not move in the first two steps; names it.
         ValueError: The batches ended early, or the checkpoint belongs to another run.
+        OSError: A checkpoint could not be written; the one before is as it was.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        _decay_groups(parameters, config), lr=config.learning_rate, betas=ADAM_BETAS
-    )
-    run_identity = {"config": config.model_dump(mode="json"), "identity": identity}
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        result = _resume(checkpoint_dir, run_identity, parameters, optimizer, batches)
-        model.train()
-        _train_steps(model, batches, config, checkpoint_dir, run_identity, parameters, optimizer, result, log)
-        model.eval()
-    return result
+    run = _Run(model, batches, config, checkpoint_dir, identity, validation, ranks)
+    with _own_randomness(config.seed, run.device), _training_mode(model, config):
+        run.resume()
+        run.go_on(log if ranks.is_first else silent, report if ranks.is_first else no_report)
+    run.keep_best()
+    return run.result
 
 
-def _train_steps(
-    model: nn.Module,
-    batches: Batches,
-    config: TrainingConfig,
-    checkpoint_dir: Path,
-    run_identity: dict[str, Any],
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    result: TrainingResult,
-    log: Log,
-) -> None:
-    first = result.resumed_at
-    adapters_before = _adapter_values(parameters) if first < STEPS_UNTIL_ADAPTERS_MOVE else {}
-    stream = iter(batches)
-    with Progress(log, "steps", total=config.steps - first) as progress:
-        for step in range(first, config.steps):
-            started = time.monotonic()
-            batch = next(stream, None)
-            if batch is None:
-                raise ValueError(
-                    f"the batches ended after {step} of {config.steps} steps: repeat the data or lower steps"
-                )
-            loss, norm, tokens = _step(model, batch, config, step, parameters, optimizer, batches)
-            result.losses.append(loss)
-            result.gradient_norms.append(norm)
-            result.tokens += tokens
-            result.seconds += time.monotonic() - started
-            done = step + 1
-            if done == STEPS_UNTIL_ADAPTERS_MOVE:
-                _require_movement(adapters_before, parameters)
-            if done % config.checkpoint_every == 0 or done == config.steps:
-                state = {"run": run_identity, "result": asdict(result), "loader": batches.state_dict()}
-                save_checkpoint(checkpoint_dir, parameters, optimizer, state)
-            progress.advance(note=f"loss {loss:.3f}")
+class _Run:
+    """One run of training: what it works on and how far it has come."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        config: TrainingConfig,
+        checkpoint_dir: Path,
+        identity: str,
+        validation: Validation | None,
+        ranks: Ranks,
+    ):
+        self.model, self.batches, self.config = model, batches, config
+        self.checkpoint_dir, self.validation, self.ranks = checkpoint_dir, validation, ranks
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.parameters.values())).device
+        self.optimizer = torch.optim.AdamW(
+            _decay_groups(self.parameters, config), lr=config.learning_rate, betas=ADAM_BETAS
+        )
+        self.identity: dict[str, Any] = {"config": config.model_dump(mode="json"), "identity": identity}
+        if validation:
+            self.identity["stopping"] = validation.stopping.model_dump(mode="json")
+        self.best: dict[str, torch.Tensor] = {}
+        self.result = TrainingResult()
+
+    def resume(self) -> None:
+        """Go on from the folder's checkpoint when there is one."""
+        state = read_state(self.checkpoint_dir)
+        if state is None:
+            return
+        if state["run"] != self.identity:
+            raise ValueError(
+                f"the checkpoint in {self.checkpoint_dir} was made by another run ({state['run']}, "
+                f"now {self.identity}): remove the folder to start afresh"
+            )
+        self.best = restore_checkpoint(self.checkpoint_dir, self.parameters, self.optimizer)
+        self.batches.load_state_dict(state["loader"])
+        self.result = TrainingResult(**state["result"])
+        self.result.resumed_at = len(self.result.losses)
+
+    def go_on(self, log: Log, report: Report) -> None:
+        """Do the steps that are left."""
+        first, steps = len(self.result.losses), self.config.steps
+        adapters_before = _adapter_values(self.parameters) if first < STEPS_UNTIL_ADAPTERS_MOVE else {}
+        stream, pace = iter(self.batches), _Pace()
+        with Progress(log, "steps", total=steps - first) as progress:
+            while not self._has_ended():
+                self._step(stream)
+                done = len(self.result.losses)
+                if done == STEPS_UNTIL_ADAPTERS_MOVE:
+                    _require_movement(adapters_before, self.parameters)
+                if self._is_validated_after(done):
+                    self._validate()
+                if done % self.config.checkpoint_every == 0 or self._has_ended():
+                    self._save()
+                if pace.is_due():
+                    report(self.result)
+                progress.advance(note=_note(self.result))
+        if len(self.result.losses) < steps:
+            log(
+                f"ended after {len(self.result.losses)} of {steps} steps: the validation loss stopped falling"
+            )
+        report(self.result)
+
+    def keep_best(self) -> None:
+        """Put the parameters of the lowest validation loss into the model."""
+        with torch.no_grad():
+            for name, tensor in self.best.items():
+                self.parameters[name].copy_(tensor)
+
+    def _has_ended(self) -> bool:
+        stopping = self.validation.stopping if self.validation else None
+        has_lost_patience = stopping is not None and self.result.validations_since_best >= stopping.patience
+        return has_lost_patience or len(self.result.losses) >= self.config.steps
+
+    def _step(self, stream: Iterator[Batch]) -> None:
+        """One optimizer step."""
+        result, step = self.result, len(self.result.losses)
+        started = time.monotonic()
+        batch = next(stream, None)
+        if batch is None:
+            raise ValueError(
+                f"the batches ended after {step} of {self.config.steps} steps: repeat the data or lower steps"
+            )
+        self.optimizer.zero_grad()
+        loss = backward(self.model, batch, self.config, self.ranks)
+        self._require_finite(loss.mean, "loss", step)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_clip)
+        self._require_finite(norm, "gradient norm", step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.config)
+        self.optimizer.step()
+        result.losses.append(loss.mean.item())
+        result.gradient_norms.append(norm.item())
+        result.tokens += loss.tokens
+        result.seconds += time.monotonic() - started
+
+    def _is_validated_after(self, done: int) -> bool:
+        every = self.validation.stopping.validate_every if self.validation else 0
+        return every > 0 and (done % every == 0 or done == self.config.steps)
+
+    def _validate(self) -> None:
+        assert self.validation is not None
+        self.model.eval()
+        loss = mean_loss(self.model, self.validation.batches, self.config, self.ranks)
+        self.model.train()
+        done = len(self.result.losses)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the validation loss after {done} steps is {loss}: lower the learning rate"
+            )
+        self.result.validation_steps.append(done)
+        self.result.validation_losses.append(loss)
+        if self.result.best_step == done:
+            self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def _save(self) -> None:
+        if self.ranks.is_first:
+            state = {
+                "run": self.identity,
+                "result": asdict(self.result),
+                "loader": self.batches.state_dict(),
+            }
+            save_checkpoint(self.checkpoint_dir, self.parameters, self.optimizer, state, best=self.best)
+
+    def _require_finite(self, value: torch.Tensor, what: str, step: int) -> None:
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"the {what} is {value.item()} in step {step} (counted from 0), on the batch before loader "
+                f"position {self.batches.state_dict()}: lower the learning rate, or look at that batch"
+            )
 
 
-def _step(
-    model: nn.Module,
-    batch: Batch,
-    config: TrainingConfig,
-    step: int,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-) -> tuple[float, float, int]:
-    """One optimizer step. Returns the loss in nats, the gradient norm and the number of tokens."""
-    device = next(iter(parameters.values())).device
-    input_ids = torch.as_tensor(batch["input_ids"]).to(device)
-    labels = torch.as_tensor(batch["labels"]).to(device)
-    logits = model(input_ids=input_ids, use_cache=False).logits
-    loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
-    _require_finite(loss, "loss", step, batches)
-    optimizer.zero_grad()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters.values(), config.gradient_clip)
-    _require_finite(norm, "gradient norm", step, batches)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, config)
-    optimizer.step()
-    return loss.item(), norm.item(), input_ids.numel()
+class _Pace:
+    """When to report: every 30 seconds, and less often in a long run."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        pause = max(SECONDS_BETWEEN_REPORTS, SHARE_BETWEEN_REPORTS * (now - self._started))
+        if now - self._last < pause:
+            return False
+        self._last = now
+        return True
+
+
+@contextmanager
+def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from a seed, without touching those of the caller."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _training_mode(model: nn.Module, config: TrainingConfig) -> Iterator[None]:
+    """Training mode, with gradient checkpointing when it is asked for; afterwards ready for inference."""
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    model.train()
+    yield
+    model.eval()
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_disable()  # type: ignore[operator]
 
 
 def _decay_groups(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:
@@ -184,27 +332,9 @@ def _decay_groups(parameters: Mapping[str, nn.Parameter], config: TrainingConfig
     return [group for group in groups if group["params"]]
 
 
-def _resume(
-    checkpoint_dir: Path,
-    run_identity: dict[str, Any],
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-) -> TrainingResult:
-    """Restore the folder's checkpoint when there is one; return the history so far."""
-    state = read_state(checkpoint_dir)
-    if state is None:
-        return TrainingResult()
-    if state["run"] != run_identity:
-        raise ValueError(
-            f"the checkpoint in {checkpoint_dir} was made by another run ({state['run']}, "
-            f"now {run_identity}): remove the folder to start afresh"
-        )
-    restore_checkpoint(checkpoint_dir, parameters, optimizer)
-    batches.load_state_dict(state["loader"])
-    result = TrainingResult(**state["result"])
-    result.resumed_at = len(result.losses)
-    return result
+def _note(result: TrainingResult) -> str:
+    validation = f", validation {result.validation_losses[-1]:.3f}" if result.validation_losses else ""
+    return f"loss {result.losses[-1]:.3f}{validation}, {result.tokens_per_second:,.0f} tokens/s"
 
 
 def _adapter_values(parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
@@ -217,12 +347,4 @@ def _require_movement(before: Mapping[str, torch.Tensor], parameters: Mapping[st
         raise RuntimeError(
             f"{len(still)} adapter matrices did not move in {STEPS_UNTIL_ADAPTERS_MOVE} optimizer steps, "
             f"the first is {still[0]}: the model does not call that module, so remove it from target_modules"
-        )
-
-
-def _require_finite(value: torch.Tensor, what: str, step: int, batches: Batches) -> None:
-    if not torch.isfinite(value):
-        raise FloatingPointError(
-            f"the {what} is {value.item()} in step {step} (counted from 0), on the batch before loader "
-            f"position {batches.state_dict()}: lower the learning rate, or look at that batch"
         )

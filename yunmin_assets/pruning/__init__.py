@@ -3,19 +3,22 @@
 from typing import TYPE_CHECKING
 
 from yunmin_assets.lazy_exports import lazy_exports
-from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig
+from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig, ScoringConfig
 
 if TYPE_CHECKING:
-    from yunmin_assets.pruning.reference import cross_score, half_of, train_reference_model
+    from yunmin_assets.pruning.halves import half_of
+    from yunmin_assets.pruning.reference import cross_score, train_reference_model
     from yunmin_assets.pruning.scoring import SCORE_SCHEMA, score_documents
     from yunmin_assets.pruning.selection import Selection, select_documents
+    from yunmin_assets.pruning.shards import score_file
 
 _MODULE_OF = {
     "SCORE_SCHEMA": "scoring",
     "Selection": "selection",
     "cross_score": "reference",
-    "half_of": "reference",
+    "half_of": "halves",
     "score_documents": "scoring",
+    "score_file": "shards",
     "select_documents": "selection",
     "train_reference_model": "reference",
 }
@@ -24,10 +27,12 @@ __all__ = [
     "SCORE_SCHEMA",
     "PruningConfig",
     "ReferenceConfig",
+    "ScoringConfig",
     "Selection",
     "cross_score",
     "half_of",
     "score_documents",
+    "score_file",
     "select_documents",
     "train_reference_model",
 ]

@@ -1,8 +1,8 @@
-"""reference_model, perplexity and pruned_corpus: documents that teach little are left out."""
+"""reference_model, perplexity, pruning_thresholds, pruned_corpus: documents that teach little are left out."""
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster import AssetExecutionContext, asset
 
@@ -10,17 +10,23 @@ from resources.compute import Compute
 from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import Settings
-from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
-from yunmin_assets.documents import read_documents, split_path
+from resources.upstream import EVERY_DOMAIN_PRESENT, Upstream, over_all_domains, require_made_from
+from yunmin_assets.documents import split_path
+from yunmin_assets.files import folder_hash
 from yunmin_assets.partitions import domain_partitions
+from yunmin_assets.pruning.reference_folders import models_in, require_checkpoint
 from yunmin_assets.snapshot_files import TOKENIZER, TRAIN_FILE
 
 if TYPE_CHECKING:
     from yunmin_assets.language_model import TrainingResult
-    from yunmin_assets.pruning.reference import Half
 
 OWNERS = ["team:yunmin-models"]
 SCORES_FILE = "scores.parquet"
+
+
+def cut_file(domain: str) -> str:
+    """Where a domain is cut, in `pruning_thresholds`."""
+    return f"cuts/{domain}.json"
 
 
 @asset(
@@ -29,10 +35,13 @@ SCORES_FILE = "scores.parquet"
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     pool="gpu",
-    code_version="1",
+    code_version="2",
     check_specs=check_specs(
         "reference_model",
-        {"loss_finite": "Every training loss is a finite number."},
+        {
+            "loss_finite": "Every training loss is a finite number.",
+            "loads_and_fits": "Every model loads, and its tokenizer has no more tokens than it knows.",
+        },
         warning=EVERY_DOMAIN_PRESENT,
         partitioned=False,
     ),
@@ -40,18 +49,26 @@ SCORES_FILE = "scores.parquet"
 def reference_model(
     context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute
 ) -> Events:
-    """Two small Mamba models, each trained on one half of the documents, to score the other half."""
-    deduped, vocabulary = over_all_domains(context, lake, "deduped_corpus"), lake.current("tokenizer")
+    """Who scores: two small Mamba models, each trained on one half of the documents; or a given checkpoint."""
     config = settings.pipeline.reference_model
+    deduped = over_all_domains(context, lake, "deduped_corpus")
+    options: dict[str, Any] = {"reference_model": config.model_dump(mode="json")}
+    if config.path is not None:
+        require_checkpoint(config.path)
+        step = Step(context, lake, {"reference_model.path": folder_hash(config.path)}, options)
+        yield from publish(step, partial(_take_over, config.path, deduped, compute))
+        return
+    vocabulary = lake.current("tokenizer")
     inputs = {**deduped.hashes(TRAIN_FILE), "tokenizer": vocabulary.content_hash}
-    options = {"reference_model": config.model_dump(mode="json"), "pack": settings.pipeline.pack.model_dump()}
+    options["pack"] = settings.pipeline.pack.model_dump()
     step = Step(context, lake, inputs, options, bytes_in=deduped.bytes(TRAIN_FILE))
     files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
 
     def compute_models(folder: Path) -> Outcome:
         from yunmin_assets.columnar.mixture import mixture_batches
         from yunmin_assets.language_model.summary import describe_training
-        from yunmin_assets.pruning.reference import SCORED_BY, is_in_half, train_reference_model
+        from yunmin_assets.pruning.halves import SCORED_BY, is_in_half
+        from yunmin_assets.pruning.reference import describe_reference, train_reference_model
 
         compute.prepare()
         work, results = step.workspace(), dict[str, "TrainingResult"]()
@@ -70,13 +87,30 @@ def reference_model(
             results[f"half {half}"] = train_reference_model(
                 half, batches, config, vocabulary.local / TOKENIZER, folder, work, log=step.log
             )
+        facts = [describe_reference(folder / half) for half in SCORED_BY]
         figures, is_finite, plot = describe_training(results)
-        checks = (Check("loss_finite", is_finite, "all losses are finite"), deduped.check())
-        return Outcome(
-            {**figures, "loss": Markdown(plot)}, checks, tokens=sum(r.tokens for r in results.values())
+        checks = (
+            Check("loss_finite", is_finite, "all losses are finite"),
+            Check("loads_and_fits", True, f"vocabulary of {facts[0]['vocab_size']:,}"),
+            deduped.check(),
         )
+        summary = {**facts[0], **figures, "loss": Markdown(plot)}
+        return Outcome(summary, checks, tokens=sum(result.tokens for result in results.values()))
 
     yield from publish(step, compute_models)
+
+
+def _take_over(path: Path, deduped: Upstream, compute: Compute, folder: Path) -> Outcome:
+    from yunmin_assets.pruning.reference import describe_reference, take_over_reference
+
+    compute.prepare()
+    facts = describe_reference(take_over_reference(path, folder))
+    checks = (
+        Check("loss_finite", True, "nothing was trained"),
+        Check("loads_and_fits", True, f"vocabulary of {facts['vocab_size']:,}"),
+        deduped.check(),
+    )
+    return Outcome({**facts, "taken_from": str(path)}, checks)
 
 
 @asset(
@@ -86,7 +120,7 @@ def reference_model(
     kinds={"pytorch", "parquet"},
     owners=OWNERS,
     pool="gpu",
-    code_version="1",
+    code_version="2",
     check_specs=check_specs(
         "perplexity",
         {
@@ -103,26 +137,22 @@ def perplexity(context: AssetExecutionContext, lake: Lake, settings: Settings, c
     )
     config, train = settings.pipeline.pruning, deduped.file(TRAIN_FILE)
     inputs = {"deduped_corpus train": train.sha256, "reference_model": reference.content_hash}
-    scoring = config.model_dump(mode="json", include={"token_budget", "max_length"})
-    step = Step(context, lake, inputs, scoring, bytes_in=train.bytes)
+    step = Step(context, lake, inputs, config.scoring_options(), bytes_in=train.bytes)
 
     def score(folder: Path) -> Outcome:
-        import pyarrow.parquet as pq
-
-        from yunmin_assets.pruning.reference import SCORED_BY, cross_score
+        from yunmin_assets.pruning.shards import score_file
         from yunmin_assets.pruning.summary import describe_scores
 
         compute.prepare()
-        documents = read_documents([split_path(deduped.local, "train")], columns=["id", "text"])
-        models: dict[Half, Path] = {half: reference.local / half for half in SCORED_BY}
-        scores = cross_score(
-            documents, models, config.token_budget, max_length=config.max_length, log=step.log
-        )
-        pq.write_table(scores, folder / SCORES_FILE)
+        documents, scores = split_path(deduped.local, "train"), folder / SCORES_FILE
+        models = models_in(reference.local)
+        score_file(documents, models, scores, config, step.workspace(), log=step.log)
         figures, rendered, not_finite = describe_scores(scores, documents)
         checks = (
             Check(
-                "every_document_scored", scores.num_rows == documents.num_rows, f"{scores.num_rows:,} scores"
+                "every_document_scored",
+                figures["documents"] == train.rows,
+                f"{figures['documents']:,} scores for {train.rows:,} documents",
             ),
             Check(
                 "scores_finite",
@@ -130,19 +160,61 @@ def perplexity(context: AssetExecutionContext, lake: Lake, settings: Settings, c
                 f"not finite: {not_finite[:5]}" if not_finite else "all are finite",
             ),
         )
-        summary = {**figures, **{name: Markdown(text) for name, text in rendered.items()}}
-        return Outcome(summary, checks, tokens=int(figures["tokens"]))
+        return Outcome({**figures, **_as_markdown(rendered)}, checks, tokens=int(figures["scored_tokens"]))
 
     yield from publish(step, score)
 
 
 @asset(
+    deps=["perplexity"],
+    group_name="pruning",
+    kinds={"numpy"},
+    owners=OWNERS,
+    pool="pruning_thresholds",  # one at a time: the later of two would publish without the other's domain
+    code_version="1",
+    check_specs=check_specs(
+        "pruning_thresholds",
+        {"kept_adds_up": "As many documents lie within the cuts as were decided on."},
+        warning=EVERY_DOMAIN_PRESENT,
+        partitioned=False,
+    ),
+)
+def pruning_thresholds(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
+    """Where each domain is cut by perplexity, and what that does to the mixture of domains."""
+    scored, config = over_all_domains(context, lake, "perplexity"), settings.pipeline.pruning
+    step = Step(context, lake, scored.hashes(), config.selection_options(), bytes_in=scored.bytes())
+
+    def compute_cuts(folder: Path) -> Outcome:
+        from yunmin_assets.pruning.selection import ScoreFile, find_cuts
+        from yunmin_assets.pruning.shares import MEASURES, measure_domains
+        from yunmin_assets.pruning.summary import describe_thresholds
+
+        scores = {domain: snapshot.local / SCORES_FILE for domain, snapshot in scored.snapshots.items()}
+        cuts = find_cuts({domain: ScoreFile(path) for domain, path in scores.items()}, config)
+        for domain, cut in cuts.items():
+            path = folder / cut_file(domain)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(cut.model_dump_json(indent=1))
+        sizes = measure_domains(scores, cuts)
+        counted = sum(int(size.after[MEASURES.index("documents")]) for size in sizes.values())
+        decided = sum(cut.kept for cut in cuts.values())
+        figures, rendered = describe_thresholds(scores, cuts, sizes)
+        checks = (
+            Check("kept_adds_up", counted == decided, f"{counted:,} kept, {decided:,} decided"),
+            scored.check(),
+        )
+        return Outcome({**figures, **_as_markdown(rendered)}, checks)
+
+    yield from publish(step, compute_cuts)
+
+
+@asset(
     partitions_def=domain_partitions,
-    deps=["deduped_corpus", "perplexity"],
+    deps=["deduped_corpus", "perplexity", "pruning_thresholds"],
     group_name="pruning",
     kinds={"parquet"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     check_specs=check_specs(
         "pruned_corpus",
         {
@@ -153,33 +225,40 @@ def perplexity(context: AssetExecutionContext, lake: Lake, settings: Settings, c
 )
 def pruned_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
     """The training documents that are kept by perplexity; validation and test are never pruned."""
-    deduped, scored = (lake.current(name, context.partition_key) for name in ("deduped_corpus", "perplexity"))
-    config, train = settings.pipeline.pruning, deduped.file(TRAIN_FILE)
+    domain = context.partition_key
+    deduped, scored = (lake.current(name, domain) for name in ("deduped_corpus", "perplexity"))
+    thresholds, train = lake.current("pruning_thresholds"), deduped.file(TRAIN_FILE)
     require_made_from(scored, "deduped_corpus train", train.sha256)
-    inputs = {"deduped_corpus train": train.sha256, "perplexity": scored.content_hash}
-    selecting = config.model_dump(mode="json", include={"criterion", "selection_rate", "seed"})
-    step = Step(context, lake, inputs, selecting, bytes_in=train.bytes)
+    require_made_from(thresholds, f"perplexity[{domain}]", scored.content_hash)
+    inputs = {
+        "deduped_corpus train": train.sha256,
+        "perplexity": scored.content_hash,
+        f"pruning_thresholds[{domain}]": thresholds.file(cut_file(domain)).sha256,
+    }
+    step = Step(context, lake, inputs, bytes_in=train.bytes)
 
     def prune(folder: Path) -> Outcome:
-        import pyarrow.parquet as pq
-
         from yunmin_assets.pruning.removal import prune_documents
+        from yunmin_assets.pruning.selection import Cut
         from yunmin_assets.pruning.summary import describe_selection
 
-        documents = read_documents([split_path(deduped.local, "train")])
-        scores = pq.read_table(scored.local / SCORES_FILE)
-        selection = prune_documents(documents, scores, config, folder)
-        figures, rendered = describe_selection(documents, scores, selection)
-        removed = sum(selection.removed.values())
-        kept = int(selection.kept.sum())
+        documents, scores = split_path(deduped.local, "train"), scored.local / SCORES_FILE
+        cut = Cut.model_validate_json((thresholds.local / cut_file(domain)).read_text())
+        counts = prune_documents(documents, scores, cut, folder, log=step.log)
+        figures, rendered = describe_selection(documents, scores, cut, counts)
+        removed = sum(counts.removed.values())
         checks = (
-            Check("not_empty", kept > 0, f"{kept:,} documents are kept"),
+            Check("not_empty", counts.documents > 0, f"{counts.documents:,} of {cut.scored:,} are kept"),
             Check(
                 "every_document_accounted_for",
-                kept + removed == documents.num_rows,
-                f"{kept:,} kept, {removed:,} removed",
+                counts.documents == cut.kept and counts.documents + removed == train.rows,
+                f"{counts.documents:,} kept, {removed:,} removed, of {train.rows:,} documents",
             ),
         )
-        return Outcome({**figures, **{name: Markdown(text) for name, text in rendered.items()}}, checks)
+        return Outcome({**figures, **_as_markdown(rendered)}, checks)
 
     yield from publish(step, prune)
+
+
+def _as_markdown(rendered: dict[str, str]) -> dict[str, Markdown]:
+    return {name: Markdown(text) for name, text in rendered.items()}

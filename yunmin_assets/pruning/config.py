@@ -1,5 +1,6 @@
 """Options of the pruning stage."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -7,29 +8,56 @@ from pydantic import Field, model_validator
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
 
+Criterion = Literal["low", "medium", "high", "random", "none"]
+
 
 class ReferenceConfig(ConfigModel):
-    """The two small models, one per half of the documents, that score each other's half."""
+    """Whose perplexities count: two small models, one per half of the documents, or a given checkpoint."""
 
+    path: Path | None = None
+    """Folder of a Hugging Face causal LM with its tokenizer; it scores both halves, and nothing is trained."""
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
 
-class PruningConfig(ConfigModel):
-    """Which documents are kept by perplexity (arXiv 2405.20541, section 2)."""
+class ScoringConfig(ConfigModel):
+    """How documents are scored."""
 
-    criterion: Literal["low", "medium", "high", "random", "none"] = "medium"
-    selection_rate: float = Field(default=0.5, gt=0, le=1)
-    """Share of the scored training documents of a domain that is kept."""
     token_budget: int = Field(default=4096, ge=1)
     """Tokens, padding included, in one scoring batch."""
     max_length: int = Field(default=1024, ge=2)
     """Tokens in one scoring window; longer documents are scored in overlapping windows."""
+    tokens_per_document: int | None = Field(default=None, ge=1)
+    """Score only so many tokens from the beginning of each document; None: all of them."""
+    score_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the model computes in; losses are taken in float32 in any case."""
+
+    @model_validator(mode="after")
+    def _fit_a_window_into_a_batch(self) -> "ScoringConfig":
+        if self.token_budget < self.max_length:
+            raise ValueError(
+                f"token_budget {self.token_budget} holds no window of {self.max_length} tokens: "
+                "raise it or lower max_length"
+            )
+        return self
+
+    def scoring_options(self) -> dict[str, object]:
+        """What scores depend on, as JSON values."""
+        return self.model_dump(mode="json", include=set(ScoringConfig.model_fields))
+
+
+class PruningConfig(ScoringConfig):
+    """How documents are scored, and which are kept by perplexity (arXiv 2405.20541, section 2)."""
+
+    criterion: Criterion = "medium"
+    selection_rate: float = Field(default=0.5, gt=0, le=1)
+    """Share of the scored training documents that is kept."""
+    thresholds: Literal["per_domain", "global"] = "per_domain"
+    """Whether that share is one of each domain, or of all documents together: domains then shrink unequally."""
     seed: int = 0
     """Seed of the `random` control."""
 
-    @model_validator(mode="after")
-    def _fit_a_window_into_a_batch(self) -> "PruningConfig":
-        if self.token_budget < self.max_length:
-            raise ValueError(f"token_budget {self.token_budget} is smaller than max_length {self.max_length}")
-        return self
+    def selection_options(self) -> dict[str, object]:
+        """What the choice among scored documents depends on, as JSON values."""
+        own = set(PruningConfig.model_fields) - set(ScoringConfig.model_fields)
+        return self.model_dump(mode="json", include=own)

@@ -1,36 +1,27 @@
-"""Reference models by halves: each document is scored by a model that never saw it.
+"""Reference models: each document is scored by a model that never saw it.
 
-A hash of its id puts every document into half `a` or `b`. The model trained on one half scores the other half
-(cross-scoring), so that a document's perplexity measures the document and not the model's memory of it.
+The model trained on one half of the documents scores the other half (cross-scoring), so that a document's
+perplexity measures the document and not the model's memory of it. A given checkpoint scores both halves; whether
+it has seen them its owner knows.
 """
 
-import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 
+from yunmin_assets.language_model.architecture import load_model
 from yunmin_assets.language_model.pretraining import train_from_scratch
+from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer
 from yunmin_assets.language_model.training import Batches, TrainingResult
 from yunmin_assets.progress import Log, silent
-from yunmin_assets.pruning.config import ReferenceConfig
-from yunmin_assets.pruning.scoring import SCORE_SCHEMA, score_documents
-
-Half = Literal["a", "b"]
-SCORED_BY: dict[Half, Half] = {"a": "b", "b": "a"}
-HASH_PURPOSE = b"reference-half"  # keeps the halves independent of every other hash of the id
-
-
-def half_of(document_id: str) -> Half:
-    """The half of the corpus a document belongs to, by a hash of its id; stable across runs and machines."""
-    digest = hashlib.blake2b(document_id.encode(), key=HASH_PURPOSE, digest_size=1).digest()
-    return "a" if digest[0] % 2 == 0 else "b"
-
-
-def is_in_half(half: Half, document_id: str) -> bool:
-    """Whether a document belongs to a half."""
-    return half_of(document_id) == half
+from yunmin_assets.pruning.config import ReferenceConfig, ScoringConfig
+from yunmin_assets.pruning.halves import SCORED_BY, Half, half_of
+from yunmin_assets.pruning.reference_folders import GIVEN
+from yunmin_assets.pruning.scoring import SCORE_SCHEMA, Advance, Scorer
+from yunmin_assets.pruning.scoring_progress import ScoringProgress
 
 
 def train_reference_model(
@@ -56,12 +47,59 @@ def train_reference_model(
     )
 
 
+def take_over_reference(source: Path, out_dir: Path) -> Path:
+    """Copy a checkpoint and its own tokenizer into `out_dir/given`, and return that."""
+    target = out_dir / GIVEN
+    target.mkdir(parents=True)
+    for file in sorted([*source.glob("*.json"), *source.glob("*.safetensors")]):
+        shutil.copyfile(file, target / file.name)
+    copy_tokenizer(source, target)
+    return target
+
+
+def describe_reference(folder: Path) -> dict[str, int | str]:
+    """Architecture, parameters and vocabulary of a reference model.
+
+    Raises:
+        ValueError: Its weights do not fit its architecture, or its tokenizer has more tokens than it embeds.
+    """
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
+        )
+    return {
+        "architecture": str(model.config.model_type),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vocab_size": int(model.config.vocab_size),
+    }
+
+
+class HalfScorers:
+    """Both reference models; one that scores both halves is loaded once."""
+
+    def __init__(self, models: Mapping[Half, Path], config: ScoringConfig) -> None:
+        scorers = {folder: Scorer(folder, config) for folder in models.values()}
+        self._of_half = {half: scorers[models[other]] for half, other in SCORED_BY.items()}
+
+    def score(self, documents: pa.Table, advance: Advance) -> pa.Table:
+        """Score each document of a table by the model of the other half; see `cross_score`."""
+        chosen = [self._of_half[half_of(identifier)] for identifier in documents["id"].to_pylist()]
+        tables, positions = [SCORE_SCHEMA.empty_table()], [np.empty(0, np.int64)]
+        for scorer in dict.fromkeys(self._of_half.values()):
+            rows = np.flatnonzero([one is scorer for one in chosen])
+            if len(rows):
+                tables.append(scorer.score(documents.take(pa.array(rows)), advance))
+                positions.append(rows)
+        order = np.argsort(np.concatenate(positions))
+        return pa.concat_tables(tables).take(pa.array(order)).combine_chunks()
+
+
 def cross_score(
     documents: pa.Table,
     models: Mapping[Half, Path],
-    token_budget: int = 4096,
+    config: ScoringConfig | None = None,
     *,
-    max_length: int = 1024,
     log: Log = silent,
 ) -> pa.Table:
     """Score each document by the model that was trained on the half it is not in.
@@ -69,22 +107,10 @@ def cross_score(
     Args:
         documents: Columns `id` and `text`.
         models: Folder of the reference model trained on each half.
+        config: How to score.
 
     Returns:
         One row per document in input order, as `score_documents`.
     """
-    halves = [half_of(document_id) for document_id in documents.column("id").to_pylist()]
-    scores, positions = [SCORE_SCHEMA.empty_table()], []
-    for half, scorer in SCORED_BY.items():
-        rows = [row for row, member in enumerate(halves) if member == half]
-        if not rows:
-            continue
-        log(f"half {half}: {len(rows):,} documents, scored by the model of half {scorer}")
-        scores.append(
-            score_documents(
-                documents.take(rows), models[scorer], token_budget, max_length=max_length, log=log
-            )
-        )
-        positions += rows
-    order = sorted(range(len(positions)), key=positions.__getitem__)
-    return pa.concat_tables(scores).take(pa.array(order, pa.int64())).combine_chunks()
+    with ScoringProgress(log, documents.num_rows) as progress:
+        return HalfScorers(models, config or ScoringConfig()).score(documents, progress.advance)

@@ -7,47 +7,48 @@
 - A document longer than `max_length` is scored in windows that overlap by half: every token counts once, and
   each but those of the first window has at least `max_length`/2 tokens of context.
 
-The score equals one-by-one scoring within 1e-5 nats per token. The price: all token ids stay in memory
-(4 bytes each), and long documents cost twice their tokens.
+The score equals one-by-one scoring within 1e-5 nats per token. The same documents in the same table give the same
+bits again on the same kind of processor, with any number of threads; among other documents they are batched
+otherwise, and the last bits may differ. The price: long documents cost twice their tokens, and texts and tokens of
+the table are in memory (`shards` goes through a file in bounded memory).
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from yunmin_assets.language_model.architecture import load_model
 from yunmin_assets.language_model.tokenizer import load_tokenizer
-from yunmin_assets.progress import Log, Progress, silent
+from yunmin_assets.progress import Log, silent
+from yunmin_assets.pruning.config import ScoringConfig
+from yunmin_assets.pruning.encoding import encode
+from yunmin_assets.pruning.losses import WindowLosses
+from yunmin_assets.pruning.scoring_progress import ScoringProgress
+from yunmin_assets.pruning.windows import batches_of, windows_of
 
 SCORE_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("n_tokens", pa.int64(), nullable=False),
         pa.field("n_bytes", pa.int64(), nullable=False),
+        pa.field("n_scored", pa.int64(), nullable=False),
         pa.field("nll", pa.float64(), nullable=False),
         pa.field("perplexity", pa.float64()),
         pa.field("bits_per_byte", pa.float64()),
     ]
 )
 
-DOCUMENTS_PER_TOKENIZER_CALL = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Part of a document that goes through the model at once; its first `context` targets are not counted."""
-
-    document: int
-    begin: int
-    length: int
-    context: int
+Advance = Callable[[int, int], None]
+"""Called with the documents and tokens just scored."""
 
 
 def score_documents(
@@ -56,6 +57,8 @@ def score_documents(
     token_budget: int = 4096,
     *,
     max_length: int = 1024,
+    tokens_per_document: int | None = None,
+    score_dtype: Literal["float32", "bfloat16"] = "float32",
     log: Log = silent,
 ) -> pa.Table:
     """Score every document by the model in a folder.
@@ -65,116 +68,100 @@ def score_documents(
         model_dir: A Hugging Face folder that holds a causal LM and its tokenizer.
         token_budget: Positions, padding included, in one batch.
         max_length: Tokens the model sees at once; not more than `token_budget`.
+        tokens_per_document: Score only so many from the beginning of each document.
+        score_dtype: What the model computes in, whatever it was saved in.
         log: Receives progress lines.
 
     Returns:
-        One row per document in input order, of `SCORE_SCHEMA`: `nll` is the sum over tokens in nats,
-        `perplexity` exp(nll / n_tokens), `bits_per_byte` nll / (ln 2 · n_bytes) over UTF-8 bytes. A document
-        without tokens has nll 0 and null perplexity and bits_per_byte.
+        One row per document in input order, of `SCORE_SCHEMA`: `n_scored` of `n_tokens` tokens were scored, `nll`
+        is the sum over them in nats, `perplexity` exp(nll / n_scored), `bits_per_byte` nll / n_scored · n_tokens /
+        (ln 2 · n_bytes) over UTF-8 bytes, which can be compared between tokenizers. A document without tokens has
+        nll 0 and null perplexity and bits_per_byte.
 
     Raises:
         ValueError: `token_budget` is below `max_length`, or the tokenizer does not fit the model.
         FloatingPointError: A document's score is not finite; names it.
     """
-    if token_budget < max_length:
-        raise ValueError(
-            f"token_budget {token_budget} holds no window of {max_length} tokens: raise one, lower other"
-        )
-    model, tokenizer = load_model(model_dir), load_tokenizer(model_dir)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"{model_dir}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
-        )
-    ids = documents.column("id").to_pylist()
-    sequences = _tokenize(documents.column("text"), tokenizer)
-    nll = _sum_of_losses(model, sequences, token_budget, max_length, log)
-    for document in np.flatnonzero(~np.isfinite(nll))[:1]:
-        raise FloatingPointError(
-            f"document {ids[document]!r} scores {nll[document]}: the model in {model_dir} is broken"
-        )
-    n_tokens = np.array([len(sequence) - 1 for sequence in sequences], dtype=np.int64)
-    n_bytes = np.array([len(text.as_py().encode()) for text in documents.column("text")], dtype=np.int64)
-    return _score_table(ids, n_tokens, n_bytes, nll)
+    config = ScoringConfig(
+        token_budget=token_budget,
+        max_length=max_length,
+        tokens_per_document=tokens_per_document,
+        score_dtype=score_dtype,
+    )
+    with ScoringProgress(log, documents.num_rows) as progress:
+        return Scorer(model_dir, config).score(documents, progress.advance)
 
 
-def _score_table(ids: list[str], n_tokens: np.ndarray, n_bytes: np.ndarray, nll: np.ndarray) -> pa.Table:
+class Scorer:
+    """The model of a folder with its tokenizer, loaded when the first document is scored."""
+
+    def __init__(self, folder: Path, config: ScoringConfig) -> None:
+        self.folder, self.config = folder, config
+
+    def score(self, documents: pa.Table, advance: Advance) -> pa.Table:
+        """Score a table; see `score_documents`."""
+        sequences = list(encode((text.as_py() for text in documents["text"]), self._tokenizer))
+        n_tokens = np.array([len(sequence) - 1 for sequence in sequences], np.int64)
+        limit = self.config.tokens_per_document
+        n_scored = n_tokens if limit is None else np.minimum(n_tokens, limit)
+        advance(int(np.count_nonzero(n_tokens == 0)), 0)
+        nll = self._sum_of_losses(sequences, n_scored, advance)
+        for document in np.flatnonzero(~np.isfinite(nll))[:1]:
+            name = documents["id"][int(document)].as_py()
+            raise FloatingPointError(
+                f"document {name!r} scores {nll[document]}: the model in {self.folder} is broken"
+            )
+        n_bytes = pc.binary_length(documents["text"]).to_numpy().astype(np.int64)
+        return _score_table(documents["id"], n_tokens, n_bytes, n_scored, nll)
+
+    def _sum_of_losses(
+        self, sequences: list[NDArray[np.int32]], targets: NDArray[np.int64], advance: Advance
+    ) -> NDArray[np.float64]:
+        """Negative log-likelihood of each document in nats."""
+        nll = np.zeros(len(sequences))
+        batches = list(
+            batches_of(windows_of(targets.tolist(), self.config.max_length), self.config.token_budget)
+        )
+        if batches:
+            for batch, losses in zip(batches, self._losses.sums(batches, sequences), strict=True):
+                np.add.at(nll, [window.document for window in batch], losses)
+                advance(sum(window.begin == 0 for window in batch), sum(window.counted for window in batch))
+        return nll
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.folder)
+
+    @cached_property
+    def _losses(self) -> WindowLosses:
+        return WindowLosses(self._model().to(getattr(torch, self.config.score_dtype)))
+
+    def _model(self) -> PreTrainedModel:
+        model = load_model(self.folder)
+        if len(self._tokenizer) > model.config.vocab_size:
+            raise ValueError(
+                f"{self.folder}: the tokenizer has {len(self._tokenizer)} tokens, the model {model.config.vocab_size}"
+            )
+        return model
+
+
+def _score_table(
+    ids: pa.ChunkedArray,
+    n_tokens: NDArray[np.int64],
+    n_bytes: NDArray[np.int64],
+    n_scored: NDArray[np.int64],
+    nll: NDArray[np.float64],
+) -> pa.Table:
     empty = n_tokens == 0
-    divisor_tokens, divisor_bytes = np.where(empty, 1, n_tokens), np.where(empty, 1, n_bytes)
-    columns = [
-        pa.array(ids, pa.string()),
-        pa.array(n_tokens),
-        pa.array(n_bytes),
-        pa.array(nll),
-        pa.array(np.exp(nll / divisor_tokens), mask=empty),
-        pa.array(nll / math.log(2) / divisor_bytes, mask=empty),
-    ]
-    return pa.Table.from_arrays(columns, schema=SCORE_SCHEMA)
-
-
-def _tokenize(texts: pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """One int32 array per document: the end-of-text id, then its tokens."""
-    sequences = []
-    for first in range(0, len(texts), DOCUMENTS_PER_TOKENIZER_CALL):
-        some = texts.slice(first, DOCUMENTS_PER_TOKENIZER_CALL).to_pylist()
-        # The spelling of a special token is text like any other, as when documents are packed for training;
-        # and a document beyond the model's context needs no warning (verbose), it is cut into windows.
-        encoded = tokenizer(some, add_special_tokens=False, split_special_tokens=True, verbose=False)[
-            "input_ids"
-        ]
-        sequences += [np.array([tokenizer.eos_token_id, *tokens], dtype=np.int32) for tokens in encoded]
-    return sequences
-
-
-def document_windows(document: int, targets: int, max_length: int) -> Iterator[Window]:
-    """Cut a document of `targets` predictable tokens into windows that count each of them once."""
-    stride = max(max_length // 2, 1)
-    counted = 0
-    while counted < targets:
-        begin = 0 if counted == 0 else counted - (max_length - stride)
-        length = min(max_length, targets - begin)
-        yield Window(document, begin, length, counted - begin)
-        counted = begin + length
-
-
-def _batches_of_windows(windows: Sequence[Window], token_budget: int) -> Iterator[list[Window]]:
-    """Longest first, so that the batch that needs most memory comes first; ties keep their order."""
-    ordered = sorted(windows, key=lambda window: -window.length)
-    first = 0
-    while first < len(ordered):
-        rows = max(token_budget // ordered[first].length, 1)
-        yield ordered[first : first + rows]
-        first += rows
-
-
-@torch.inference_mode()
-def _sum_of_losses(
-    model: PreTrainedModel, sequences: list[np.ndarray], token_budget: int, max_length: int, log: Log
-) -> np.ndarray:
-    """Negative log-likelihood of each document in nats, float64."""
-    windows = [
-        window
-        for document, sequence in enumerate(sequences)
-        for window in document_windows(document, len(sequence) - 1, max_length)
-    ]
-    nll = np.zeros(len(sequences))
-    with Progress(log, "windows", total=len(windows)) as progress:
-        for batch in _batches_of_windows(windows, token_budget):
-            for window, loss in zip(batch, _window_losses(model, sequences, batch), strict=True):
-                nll[window.document] += loss
-            progress.advance(len(batch))
-    return nll
-
-
-def _window_losses(model: PreTrainedModel, sequences: list[np.ndarray], batch: list[Window]) -> list[float]:
-    longest = batch[0].length
-    tokens = np.zeros((len(batch), longest + 1), dtype=np.int64)
-    counted = torch.zeros(len(batch), longest, dtype=torch.bool)
-    for row, window in enumerate(batch):
-        tokens[row, : window.length + 1] = sequences[window.document][
-            window.begin : window.begin + window.length + 1
-        ]
-        counted[row, window.context : window.length] = True
-    device_tokens = torch.from_numpy(tokens).to(model.device)
-    logits = model(input_ids=device_tokens[:, :-1], use_cache=False).logits.float()
-    losses = F.cross_entropy(logits.flatten(0, 1), device_tokens[:, 1:].flatten(), reduction="none")
-    return (losses.view(len(batch), longest).cpu().double() * counted).sum(dim=1).tolist()
+    per_token = nll / np.where(empty, 1, n_scored)
+    tokens_per_byte = np.where(empty, 0, n_tokens) / np.where(empty, 1, n_bytes)
+    columns = {
+        "id": ids.cast(pa.string()),
+        "n_tokens": n_tokens,
+        "n_bytes": n_bytes,
+        "n_scored": n_scored,
+        "nll": nll,
+        "perplexity": pa.array(np.exp(per_token), mask=empty),
+        "bits_per_byte": pa.array(per_token * tokens_per_byte / math.log(2), mask=empty),
+    }
+    return pa.table(columns, schema=SCORE_SCHEMA).combine_chunks()

@@ -1,0 +1,156 @@
+"""lora_adapter, joint_adapter and all that follows as Dagster runs them, with adapters and with whole models."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from dagster import DagsterInstance, materialize
+from transformers import AutoModelForCausalLM
+
+from resources.compute import Compute
+from resources.lake import Lake
+from resources.settings import Settings
+from tests.dem.toy_rows import pack_toy_domain
+from tests.language_model.toy import TOY_LENGTH, save_toy_model
+from yunmin_assets.dem import Difference
+from yunmin_assets.dem.assets import diff_vector, domain_weights, joint_adapter, lora_adapter, merged_model
+from yunmin_assets.dem.config import LoraConfig
+
+DOMAINS = ["food", "law"]
+TOKENIZER_HASH = "hash of the tokenizer asset"
+TRAINING = {"steps": 8, "batch_size": 4, "warmup_steps": 1, "learning_rate": 0.02}
+
+
+class Dem:
+    """A lake with a base model and packed rows, and the assets that follow."""
+
+    def __init__(self, home: Path, instance: DagsterInstance, **options: object) -> None:
+        self.lake, self.instance = Lake(uri=str(home / "lake")), instance
+        base = save_toy_model(home / "base", "mamba2")
+        with self.lake.stage("base_model") as staging:
+            save_toy_model(staging.folder / "model", "mamba2")
+            self.lake.commit(
+                staging,
+                asset="base_model",
+                domain=None,
+                fingerprint="1",
+                inputs={"tokenizer": TOKENIZER_HASH},
+            )
+        for domain in DOMAINS:
+            with self.lake.stage("parquet_shards", domain) as staging:
+                pack_toy_domain(base, domain, staging.folder / "packed")
+                inputs = {"tokenizer": TOKENIZER_HASH}
+                self.lake.commit(
+                    staging, asset="parquet_shards", domain=domain, fingerprint="1", inputs=inputs
+                )
+        instance.add_dynamic_partitions("domain", DOMAINS)
+        lora = {
+            "rank": 4,
+            "alpha": 8,
+            "training": TRAINING,
+            "early_stopping": {"validate_every": 4, "rows": 8},
+            **options,
+        }
+        weights = {"steps": 4, "evaluation_rows": 8}
+        config = home / "pipeline.yaml"
+        config.write_text(yaml.safe_dump({"lora_adapter": lora, "domain_weights": weights}))
+        self.settings = Settings(path=str(config))
+
+    def run(self, asset, domain=None):
+        resources = {"lake": self.lake, "settings": self.settings, "compute": Compute(device="cpu")}
+        return materialize(
+            [asset],
+            partition_key=domain,
+            resources=resources,
+            instance=self.instance,
+            raise_on_error=False,
+        )
+
+    def run_all(self):
+        for domain in DOMAINS:
+            for asset in (lora_adapter, diff_vector):
+                assert self.run(asset, domain).success
+        for asset in (joint_adapter, domain_weights, merged_model):
+            assert self.run(asset).success
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_core():
+    """Assets take every core they may use; toy tensors lose much by waiting for a second one."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+@pytest.fixture
+def dem(tmp_path, monkeypatch):
+    for name in ("YUNMIN_RAW", "YUNMIN_LAKE"):
+        monkeypatch.delenv(name, raising=False)
+    with DagsterInstance.ephemeral() as instance:
+        yield lambda **options: Dem(tmp_path, instance, **options)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_from_packed_rows_to_a_merged_model_that_loads(dem, method):
+    graph = dem(method=method)
+    graph.run_all()
+    for domain in DOMAINS:
+        difference = Difference(graph.lake.current("diff_vector", domain).local / "difference")
+        assert difference.is_factored == (method == "lora")
+    merged = graph.lake.current("merged_model").local
+    weights = json.loads((graph.lake.current("domain_weights").local / "weights.json").read_text())
+    assert sorted(weights["weights"]) == DOMAINS
+    model, report = AutoModelForCausalLM.from_pretrained(merged / "model", output_loading_info=True)
+    assert model.config.model_type == "mamba2" and not any(report.values())
+    table = {row["candidate"]: row["mean_nll"] for row in weights["candidates"]}
+    assert min(table["only food"], table["only law"]) < table["base"], "the difference is what was learnt"
+
+
+def test_the_loss_curve_is_observed_while_it_trains_and_published_at_the_end(dem):
+    graph = dem()
+    result = graph.run(lora_adapter, "law")
+    observed = [
+        event.event_specific_data.asset_observation
+        for event in result.all_events
+        if event.event_type_value == "ASSET_OBSERVATION"
+    ]
+    assert observed and observed[-1].partition == "law"
+    shown = {name: value.value for name, value in observed[-1].metadata.items()}
+    assert shown["steps"] == 8 and shown["share_done"] == 1 and shown["tokens_per_second"] > 0
+    assert shown["loss"].startswith("![Training loss](data:image/png;base64,")
+    figures = graph.lake.current("lora_adapter", "law").manifest.summary["metadata"]
+    assert figures["best_step"] in (4, 8) and figures["best_validation_loss"] > 0
+
+
+def test_the_joint_adapter_sees_as_many_tokens_as_all_adapters_together(dem):
+    graph = dem()
+    graph.instance.add_dynamic_partitions("domain", ["absent"])
+    result = graph.run(joint_adapter)
+    assert result.success
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert checks == {"loss_finite": True, "every_domain_present": False}
+    assert graph.run(lora_adapter, "law").success
+    of_one = graph.lake.current("lora_adapter", "law").manifest.cost.tokens
+    assert of_one == 8 * 4 * TOY_LENGTH
+    assert graph.lake.current("joint_adapter").manifest.cost.tokens == len(DOMAINS) * of_one
+
+
+def test_a_joint_run_is_as_long_as_all_and_validated_as_often():
+    config = LoraConfig(training=TRAINING, early_stopping={"validate_every": 4}).over_domains(5)
+    assert (config.training.steps, config.early_stopping.validate_every) == (40, 20)
+    assert LoraConfig(early_stopping={"validate_every": 0}).over_domains(5).early_stopping.validate_every == 0
+
+
+def test_a_domain_with_fewer_rows_than_a_batch_fails_with_the_cure(dem):
+    graph = dem(training={**TRAINING, "batch_size": 5000})
+    result = graph.run(lora_adapter, "law")
+    failure = next(event.step_failure_data for event in result.all_events if event.is_step_failure)
+    message = failure.error.message + (failure.error.cause.message if failure.error.cause else "")
+    assert "law: " in message and "fewer than one batch of 5000" in message and "deliver more text" in message
+    assert graph.lake.find("lora_adapter", "law") is None
