@@ -29,7 +29,7 @@ SCORES_FILE = "scores.parquet"
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     pool="gpu",
-    code_version="1",
+    code_version="2",
     check_specs=check_specs(
         "reference_model",
         {"loss_finite": "Every training loss is a finite number."},
@@ -44,7 +44,10 @@ def reference_model(
     deduped, vocabulary = over_all_domains(context, lake, "deduped_corpus"), lake.current("tokenizer")
     config = settings.pipeline.reference_model
     inputs = {**deduped.hashes(TRAIN_FILE), "tokenizer": vocabulary.content_hash}
-    options = {"reference_model": config.model_dump(mode="json"), "pack": settings.pipeline.pack.model_dump()}
+    options = {
+        "reference_model": config.model_dump(mode="json"),
+        "pack": settings.pipeline.pack.fingerprint_options(),
+    }
     step = Step(context, lake, inputs, options, bytes_in=deduped.bytes(TRAIN_FILE))
     files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from yunmin_assets.language_model.architecture import load_model
-from yunmin_assets.language_model.tokenizer import load_tokenizer
+from yunmin_assets.language_model.tokenizer import load_tokenizer, vocabulary_size
 from yunmin_assets.progress import Log, Progress, silent
 
 SCORE_SCHEMA = pa.schema(
@@ -81,9 +81,10 @@ def score_documents(
             f"token_budget {token_budget} holds no window of {max_length} tokens: raise one, lower other"
         )
     model, tokenizer = load_model(model_dir), load_tokenizer(model_dir)
-    if len(tokenizer) > model.config.vocab_size:
+    if vocabulary_size(tokenizer) > model.config.vocab_size:
         raise ValueError(
-            f"{model_dir}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
+            f"{model_dir}: the tokenizer has {vocabulary_size(tokenizer)} tokens, the model "
+            f"{model.config.vocab_size}"
         )
     ids = documents.column("id").to_pylist()
     sequences = _tokenize(documents.column("text"), tokenizer)
