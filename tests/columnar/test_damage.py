@@ -1,6 +1,7 @@
 """Whatever is broken is found and named, with the place: file, page, rows, byte."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -233,3 +234,11 @@ def test_a_vocabulary_of_four_bytes_is_checked_alike(tmp_path):
     flip(tmp_path / "data" / "shard-00000.parquet", 50)
     with pytest.raises(DamagedFileError, match="page 0"):
         list(PackedDataset(tmp_path / "data"))
+
+
+def test_an_index_that_became_shorter_after_it_was_opened_is_found(copied):
+    dataset = PackedDataset(copied, window_pages=1)
+    index = copied / "shard-00000.index.safetensors"
+    os.truncate(index, index.stat().st_size // 2)
+    with pytest.raises(DamagedFileError, match=r"shard-00000\.index\.safetensors: the page index ends early"):
+        list(dataset)

@@ -76,7 +76,9 @@ def test_without_set_epoch_every_loop_of_workers_is_the_same(packed, same_batche
     assert same_batches(first, second)
 
 
-def test_persistent_workers_go_on_to_the_next_epoch_also_after_a_loop_that_was_left_early(packed, same_batches):
+def test_persistent_workers_go_on_to_the_next_epoch_also_after_a_loop_that_was_left_early(
+    packed, same_batches
+):
     moving = PackedDataset(packed, batch_size=10)
     epochs = [list(moving) for _ in range(4)]
     loader = DataLoader(
@@ -163,7 +165,7 @@ def test_numbers_of_numpy_are_numbers_and_others_are_refused_by_name(packed):
 
 
 def test_options_for_remote_paths_are_refused_where_no_path_is(packed):
-    with pytest.raises(ValueError, match="remote has options for a remote path, but .* is a local one"):
+    with pytest.raises(ValueError, match=r"remote has options for a remote path, but .* is a local one"):
         PackedDataset(packed, remote={"cache_bytes": 1})
     with pytest.raises(ValueError, match="is a local one"):
         MixedDataset({"a": packed}, {"a": 1}, remote={"cache_bytes": 1})
@@ -178,8 +180,8 @@ def test_a_tilde_is_the_home_folder(packed, monkeypatch):
 
 def test_a_data_set_is_described_in_few_words(packed, stored):
     assert repr(PackedDataset(packed, batch_size=16, rank=1, world_size=2)) == (
-        f"PackedDataset('{packed}' with {len(stored)} rows in 6 shards, batch_size=16, seed=0, rank=1, "
-        "world_size=2, window_pages=1024, lanes=8)"
+        f"PackedDataset('{packed}' with {len(stored)} rows in {len(list(packed.glob('*.parquet')))} shards, "
+        "batch_size=16, seed=0, rank=1, world_size=2, window_pages=1024, lanes=8)"
     )
 
 

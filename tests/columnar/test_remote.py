@@ -181,13 +181,17 @@ def test_a_remote_loop_resumes_exactly(uploaded, remote, same_batches):
 
 
 @pytest.mark.parametrize("fault", ["refuse", "cut", "flip", "empty"])
-def test_requests_that_fail_are_repeated(uploaded, packed, remote, proxy, same_batches, fault, shards, caplog):
+def test_requests_that_fail_are_repeated(
+    uploaded, packed, remote, proxy, same_batches, fault, shards, caplog
+):
     proxy.breaks = lambda name, before: fault if before < 3 else None
     dataset = PackedDataset("s3://lake/for-loader", remote=remote)
     assert same_batches(dataset, PackedDataset(packed, shuffle_blocks=True))
     assert len(proxy.ranges) == 4 * shards
     for name in ("manifest.json", "shard-00002.index.safetensors", r"shard-00002.parquet, bytes \d+ to \d+"):
-        noted = [message for message in caplog.messages if re.match(f"s3://lake/for-loader/{name}: ", message)]
+        noted = [
+            message for message in caplog.messages if re.match(f"s3://lake/for-loader/{name}: ", message)
+        ]
         assert [re.search(r"attempt \d of 6 failed", message)[0] for message in noted] == [
             f"attempt {number} of 6 failed" for number in (1, 2, 3)
         ]
@@ -206,7 +210,9 @@ def test_a_store_that_never_answers_is_given_up_by_name(remote, caplog):
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         storage = {**options(url), "config_kwargs": {"read_timeout": 0.2}}
         started = time.monotonic()
-        with pytest.raises(OSError, match=r"s3://lake/x/manifest\.json could not be read in 6 attempts and \d+ s"):
+        with pytest.raises(
+            OSError, match=r"s3://lake/x/manifest\.json could not be read in 6 attempts and \d+ s"
+        ):
             PackedDataset("s3://lake/x", remote={**remote, "storage_options": storage})
     assert time.monotonic() - started < 15
     assert len([message for message in caplog.messages if "attempt" in message]) == 5
@@ -219,7 +225,9 @@ def test_attempts_end_after_a_while_even_when_there_are_some_left(uploaded, remo
         PackedDataset("s3://lake/for-loader", remote=remote)
 
 
-@pytest.mark.parametrize(("status", "kind"), [(400, OSError), (403, PermissionError), (404, FileNotFoundError)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, OSError), (403, PermissionError), (404, FileNotFoundError)]
+)
 def test_what_is_forbidden_or_absent_fails_at_once_by_name(uploaded, remote, proxy, caplog, status, kind):
     proxy.status = status
     with pytest.raises(kind, match=r"s3://lake/for-loader/manifest\.json"):

@@ -3,7 +3,7 @@
 Only indexes are read when a store is opened. A page is read, checked against the CRC32 of its payload, and
 decompressed when it is asked for.
 
-Price: 32 bytes of memory per page, and two open files per shard.
+Price: 32 bytes of memory per page.
 """
 
 import bisect
@@ -41,9 +41,6 @@ class ShardFiles(Protocol):
 
     def name(self, shard: int) -> str:
         """What to call a shard in a message."""
-
-    def close(self) -> None:
-        """Close all files."""
 
 
 class PageBuffer(NamedTuple):
@@ -135,12 +132,6 @@ class PackedStore:
         for shard in np.unique(shards).tolist():
             index, numbers = self._indexes[shard], pages[shards == shard] - self._first_pages[shard]
             self._files.will_need(shard, index.offset[numbers], index.size[numbers])
-
-    def close(self) -> None:
-        """Close all files."""
-        self._files.close()
-        for index in self._indexes:
-            index.file.close()
 
     def _checked_payload(
         self, shard: int, index: ShardIndex, number: int, buffer: "PageBuffer"

@@ -10,7 +10,7 @@
 - A seeded external shuffle (see shuffling): memory does not grow with the data. Shuffling at write is what
   lets a loader read whole pages and still see well-mixed batches.
 - Equal documents and configuration give equal bytes, for a given pyarrow, whatever the memory.
-- Written to `<out>.part` and renamed, or uploaded shard by shard with the manifest last (see publishing): a
+- Written to `<out>.part` and renamed, or uploaded shard by shard with the manifest last (see upload): a
   reader sees a whole data set or none.
 
 Price: the rows are written twice; scratch space of the uncompressed tokens' size.
@@ -29,7 +29,7 @@ from upath import UPath
 
 from yunmin_assets.columnar.config import PackConfig
 from yunmin_assets.columnar.manifest import MANIFEST_FILE, PackManifest
-from yunmin_assets.columnar.publishing import Upload
+from yunmin_assets.columnar.upload import Upload
 from yunmin_assets.columnar.rows import RowCounts, RowCutter, RowLayout
 from yunmin_assets.columnar.shard_index import index_name
 from yunmin_assets.columnar.shard_writer import ShardWriter
@@ -75,7 +75,7 @@ def pack_documents(
         OSError: the disk is full.
 
     A folder is not there after an error. Of a broken upload objects remain, but no manifest; pack again into
-    the same prefix (see publishing).
+    the same prefix (see upload).
     """
     with _destination(UPath(out)) as (folder, deliver), explain_full_disk(folder):
         cutter = RowCutter(config)

@@ -36,6 +36,7 @@ from upath import UPath
 
 from yunmin_assets.columnar.block_cache import BlockCache
 from yunmin_assets.columnar.manifest import MANIFEST_FILE, PackManifest
+from yunmin_assets.columnar.open_files import OpenFile
 from yunmin_assets.columnar.page_reader import DamagedFileError
 from yunmin_assets.columnar.shard_index import ShardIndex, block_starts, check_index, index_name
 
@@ -142,11 +143,6 @@ class RemoteShards:
         """See `ShardFiles`."""
         return str(self._root / self.manifest.files[shard].name)
 
-    def close(self) -> None:
-        """See `ShardFiles`."""
-        self._pool.shutdown(cancel_futures=True)
-        self._opened.clear()
-
     def _check_process(self) -> None:
         """Start anew after a fork: threads stay with the parent process, and it may hold the lock."""
         if os.getpid() == self._process:
@@ -228,7 +224,9 @@ class RemoteShards:
         if found_bytes != entry.bytes:
             problem = f"the file has {found_bytes} of the {entry.bytes} bytes in the manifest"
             raise DamagedFileError(uri, min(found_bytes, entry.bytes), problem)
-        return ShardIndex.read(self._index_file(index_name(entry.name), entry.index_sha256))
+        with self._index_file(index_name(entry.name), entry.index_sha256) as file:
+            opened = OpenFile(file.name, os.dup(file.fileno()))
+        return ShardIndex.read(lambda: opened)
 
     def _index_file(self, name: str, sha256: str) -> FileIO:
         """An index in the cache, as the manifest says; a copy that was damaged there is fetched again."""
@@ -244,7 +242,6 @@ class RemoteShards:
             file.close()
             self._cache.remove(sha256)
             file = self._cache.open(sha256, lambda: _tried(uri, attempt))
-        file.seek(0)
         return file
 
     def _content(self, name: str) -> bytes:

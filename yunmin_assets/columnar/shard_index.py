@@ -19,16 +19,17 @@ page, so memory does not grow with the documents; but making an index takes the 
 
 import hashlib
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yunmin_assets.columnar.open_files import OpenFile
 from yunmin_assets.columnar.page_reader import DamagedFileError, PageReader
 from yunmin_assets.files import flush, sha256_of
 
@@ -64,20 +65,21 @@ class ShardIndex:
     starts_end: NDArray[np.int64]
     domains: list[str]
     """Names of the shard's domains."""
-    file: BinaryIO
-    """Stays open for `starts` and `domain_numbers`."""
+    open_file: Callable[[], OpenFile]
+    """Gives the index file, open, for `starts` and `domain_numbers`."""
     starts_offset: int
     domain_offset: int
 
     @classmethod
-    def read(cls, file: BinaryIO) -> "ShardIndex":
-        """Read an index; keeps `file`, which must be a real file.
+    def read(cls, open_file: Callable[[], OpenFile]) -> "ShardIndex":
+        """Read an index.
 
         Raises:
             ValueError, KeyError: the file is no index.
         """
-        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        header = json.loads(file.read(length))
+        file = open_file()
+        length = int.from_bytes(file.read(0, HEADER_LENGTH_BYTES), "little")
+        header = json.loads(file.read(HEADER_LENGTH_BYTES, length))
         begin = HEADER_LENGTH_BYTES + length
         places = {
             name: begin + header[name]["data_offsets"][0] for name in (*PAGE_ARRAYS, "starts", "domain")
@@ -85,14 +87,12 @@ class ShardIndex:
         arrays = {}
         for name, dtype in PAGE_ARRAYS.items():
             (count,) = header[name]["shape"]
-            arrays[name] = np.frombuffer(
-                os.pread(file.fileno(), count * np.dtype(dtype).itemsize, places[name]), dtype
-            )
+            arrays[name] = np.frombuffer(file.read(places[name], count * np.dtype(dtype).itemsize), dtype)
         domains = json.loads(header["__metadata__"]["domains"])
         return cls(
             **arrays,
             domains=domains,
-            file=file,
+            open_file=open_file,
             starts_offset=places["starts"],
             domain_offset=places["domain"],
         )
@@ -112,9 +112,10 @@ class ShardIndex:
 
     def _read(self, dtype: type, offset: int, begin: int, count: int) -> NDArray:
         size = np.dtype(dtype).itemsize
-        data = os.pread(self.file.fileno(), count * size, offset + begin * size)
+        file = self.open_file()
+        data = file.read(offset + begin * size, count * size)
         if len(data) != count * size:
-            raise DamagedFileError(self.file.name, offset + begin * size, "the page index ends early")
+            raise DamagedFileError(file.path, offset + begin * size, "the page index ends early")
         return np.frombuffer(data, dtype)
 
 
@@ -140,10 +141,13 @@ def write_shard_index(shard: Path, seq_len: int) -> str:
     return sha256_of(path)
 
 
-def open_shard_index(shard: Path, sha256: str | None, seq_len: int) -> ShardIndex:
+def open_shard_index(
+    shard: Path, sha256: str | None, seq_len: int, opened: Callable[[Path], OpenFile]
+) -> ShardIndex:
     """The index beside a shard, or one made from the shard when it was packed without.
 
     Args:
+        opened: opens files (see open_files).
         sha256: of the index file; None when there is none.
 
     Raises:
@@ -156,7 +160,7 @@ def open_shard_index(shard: Path, sha256: str | None, seq_len: int) -> ShardInde
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the manifest lists it beside {shard.name}")
     check_index(path, path.read_bytes(), sha256)
-    return ShardIndex.read(path.open("rb"))
+    return ShardIndex.read(partial(opened, path))
 
 
 def check_index(path: Path | str, data: bytes, sha256: str) -> None:
@@ -170,11 +174,12 @@ def check_index(path: Path | str, data: bytes, sha256: str) -> None:
 
 
 def index_from_bytes(data: bytes) -> ShardIndex:
-    """An index that lies in no file that could be kept open: it goes to an unnamed temporary one."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115  closed, and gone, with the index
-    file.write(data)
-    file.seek(0)
-    return ShardIndex.read(file)
+    """An index that lies in no file: it goes to an unnamed temporary one, which stays open."""
+    with tempfile.NamedTemporaryFile(suffix=INDEX_SUFFIX) as file:
+        file.write(data)
+        file.flush()
+        opened = OpenFile(file.name)
+    return ShardIndex.read(lambda: opened)
 
 
 def index_of_shard(shard: Path, seq_len: int) -> list[bytes | memoryview]:

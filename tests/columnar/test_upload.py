@@ -6,7 +6,7 @@ import pytest
 from upath import UPath
 
 from yunmin_assets.columnar import PackConfig, pack_documents
-from yunmin_assets.columnar.publishing import UNFINISHED_MARK
+from yunmin_assets.columnar.upload import UNFINISHED_MARK
 
 CONFIG = PackConfig(seq_len=16, vocab_size=500, page_bytes=150, rows_per_row_group=32, shard_bytes=2000)
 numbers = itertools.count()
