@@ -20,7 +20,7 @@ class TokenizerConfig(ConfigModel):
 class PackOptions(ConfigModel):
     """Layout of the packed product, as far as it does not depend on the tokenizer.
 
-    A row holds `seq_len` + 1 tokens, so that inputs and labels are two views of one row.
+    A row holds `seq_len` + 1 tokens, so that a row alone gives inputs and labels.
     """
 
     seq_len: int = Field(default=2048, ge=1)

@@ -29,11 +29,11 @@ from upath import UPath
 
 from yunmin_assets.columnar.config import PackConfig
 from yunmin_assets.columnar.manifest import MANIFEST_FILE, PackManifest
-from yunmin_assets.columnar.upload import Upload
 from yunmin_assets.columnar.rows import RowCounts, RowCutter, RowLayout
 from yunmin_assets.columnar.shard_index import index_name
 from yunmin_assets.columnar.shard_writer import ShardWriter
 from yunmin_assets.columnar.shuffling import gather, place_of_last_row, scatter
+from yunmin_assets.columnar.upload import Upload
 from yunmin_assets.files import new_folder
 from yunmin_assets.progress import Log, Progress, silent, track
 
