@@ -6,8 +6,7 @@ can. Packages are imported when they are needed, so that their memory counts.
 
 import itertools
 import json
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from benchmarks.loading_data import (
     documents,
     open_rows,
 )
+from yunmin_assets.columnar.jsonl_readers import through_shuffle_buffer, values_of_lines
 
 BATCH_ROWS = 8
 SEED = 0
@@ -32,7 +32,6 @@ TOKENS = "tokens"
 ROWS_OF_GROUP = 256
 GROUPS_MIXED = 8
 BATCH_OF_DEFAULT_FILE = 512
-BUFFER_ROWS = 10_000
 
 Batch = Any
 """A torch tensor, int64 [8, 2049], or ours: [8, 2048]; the labels lie beside it."""
@@ -175,14 +174,14 @@ def write_jsonl(source: Path, out: Path) -> None:
 
 def read_json(path: Path, _start: int) -> Iterator[Batch]:
     """Lines in stored order by Python's json."""
-    yield from _batches_of_lists(_token_lists(path, json.loads))
+    yield from _batches_of_lists(values_of_lines(path, TOKENS, json.loads))
 
 
 def read_orjson(path: Path, _start: int) -> Iterator[Batch]:
     """Lines in stored order by orjson."""
     import orjson
 
-    yield from _batches_of_lists(_token_lists(path, orjson.loads))
+    yield from _batches_of_lists(values_of_lines(path, TOKENS, orjson.loads))
 
 
 def read_orjson_as_tensors(path: Path, _start: int) -> Iterator[Batch]:
@@ -190,7 +189,7 @@ def read_orjson_as_tensors(path: Path, _start: int) -> Iterator[Batch]:
     import orjson
     import torch
 
-    rows = _token_lists(path, orjson.loads)
+    rows = values_of_lines(path, TOKENS, orjson.loads)
     while batch := list(itertools.islice(rows, BATCH_ROWS)):
         yield torch.tensor(batch)
 
@@ -199,24 +198,8 @@ def read_orjson_shuffled(path: Path, _start: int) -> Iterator[Batch]:
     """The same through a shuffle buffer of 10,000 rows, which lie there as lists, as they were parsed."""
     import orjson
 
-    yield from _batches_of_lists(_through_buffer(_token_lists(path, orjson.loads)))
-
-
-def _token_lists(path: Path, loads: Callable[[bytes], Any]) -> Iterator[list[int]]:
-    with path.open("rb") as file:
-        for line in file:
-            yield loads(line)[TOKENS]
-
-
-def _through_buffer(rows: Iterable[list[int]]) -> Iterator[list[int]]:
-    chance, iterator = random.Random(SEED), iter(rows)
-    buffer = list(itertools.islice(iterator, BUFFER_ROWS))
-    for row in iterator:
-        place = chance.randrange(len(buffer))
-        yield buffer[place]
-        buffer[place] = row
-    chance.shuffle(buffer)
-    yield from buffer
+    rows = values_of_lines(path, TOKENS, orjson.loads)
+    yield from _batches_of_lists(through_shuffle_buffer(rows, SEED))
 
 
 def _batches_of_lists(rows: Iterator[list[int]]) -> Iterator[Batch]:

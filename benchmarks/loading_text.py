@@ -18,8 +18,14 @@ import pyarrow.compute as pc
 import zstandard
 
 from benchmarks.measure import MEGABYTE, measured, memory_mb, versions
+from yunmin_assets.columnar.loading_readers import (
+    texts_as_arrow,
+    texts_by_json,
+    texts_by_orjson,
+    texts_by_parquet,
+)
+from yunmin_assets.columnar.loading_sample import DOCUMENTS_JSONL, DOCUMENTS_PARQUET
 
-JSONL, PARQUET = "documents.jsonl", "documents.parquet"
 SAMPLE_DOCUMENTS_PER_DOMAIN = 4000
 
 Texts = Iterator[Any]
@@ -40,50 +46,22 @@ def write_documents(out: Path, corpus: Path | None) -> dict[str, Any]:
         write_sample_corpus(corpus, documents_per_domain=SAMPLE_DOCUMENTS_PER_DOMAIN)
     rows = [_document(line, place) for place, line in enumerate(_lines(corpus))]
     table = pa.Table.from_pylist([row for row in rows if row is not None], DOCUMENT_SCHEMA)
-    write_parquet(table, out / PARQUET)
-    with (out / JSONL).open("wb") as file:
+    write_parquet(table, out / DOCUMENTS_PARQUET)
+    with (out / DOCUMENTS_JSONL).open("wb") as file:
         file.writelines(orjson.dumps(row) + b"\n" for row in table.to_pylist())
     return {
         "documents": table.num_rows,
         "text_bytes": pc.sum(pc.binary_length(table["text"])).as_py(),
-        "jsonl_bytes": (out / JSONL).stat().st_size,
-        "parquet_bytes": (out / PARQUET).stat().st_size,
+        "jsonl_bytes": (out / DOCUMENTS_JSONL).stat().st_size,
+        "parquet_bytes": (out / DOCUMENTS_PARQUET).stat().st_size,
     }
 
 
-def read_json(folder: Path) -> Texts:
-    """Lines through Python's json."""
-    with (folder / JSONL).open("rb") as file:
-        for line in file:
-            yield json.loads(line)["text"]
-
-
-def read_orjson(folder: Path) -> Texts:
-    """Lines through orjson."""
-    with (folder / JSONL).open("rb") as file:
-        for line in file:
-            yield orjson.loads(line)["text"]
-
-
-def read_parquet(folder: Path) -> Texts:
-    """The text column as Python strings."""
-    for column in read_arrow(folder):
-        yield from column.to_pylist()
-
-
-def read_arrow(folder: Path) -> Texts:
-    """The text column as Arrow arrays."""
-    from yunmin_assets.columnar import read_document_batches
-
-    for batch in read_document_batches(folder / PARQUET, ["text"]):
-        yield batch.column(0)
-
-
 READERS: dict[str, tuple[str, Callable[[Path], Texts]]] = {
-    "json": ("JSONL, Python's json", read_json),
-    "orjson": ("JSONL, orjson", read_orjson),
-    "parquet": ("Parquet, Python strings", read_parquet),
-    "arrow": ("Parquet, Arrow arrays", read_arrow),
+    "json": ("JSONL, Python's json", texts_by_json),
+    "orjson": ("JSONL, orjson", texts_by_orjson),
+    "parquet": ("Parquet, Python strings", texts_by_parquet),
+    "arrow": ("Parquet, Arrow arrays", texts_as_arrow),
 }
 
 

@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from yunmin_assets.process_memory import memory_bytes
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 MEGABYTE = 1e6
 SECONDS_BETWEEN_SAMPLES = 0.01
@@ -64,11 +66,7 @@ def memory_mb(field: str, process: int | str = "self") -> float:
 
     VmHWM and not `ru_maxrss`: that one starts at the size of the process that started this one.
     """
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024 / MEGABYTE
-    return 0.0  # a process that has just ended has no memory
+    return (memory_bytes(field, process) or 0) / MEGABYTE  # a process that has just ended has no memory
 
 
 def run_fresh(

@@ -36,6 +36,7 @@ from dagster_shared.utils.warnings import PreviewWarning
 from resources.lake import Lake
 from resources.snapshot import Cost, Snapshot
 from yunmin_assets.partitions import domain_partitions
+from yunmin_assets.process_memory import PEAK_RESIDENT, memory_bytes
 from yunmin_assets.progress import Log
 
 _CLEAR_PEAK_MEMORY = "5"  # written to /proc/self/clear_refs, see proc(5)
@@ -187,11 +188,8 @@ def _cpu_seconds() -> float:
 
 
 def _peak_memory_bytes() -> int:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = memory_bytes(PEAK_RESIDENT)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if peak is None else peak
 
 
 def _stored(outcome: Outcome) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """The document table that travels between the stages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from yunmin_assets.parquet_batches import READ_BUFFER_BYTES, batches_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -96,8 +99,74 @@ def read_documents(paths: Sequence[Path], columns: Sequence[str] | None = None) 
     return pa.concat_tables([pq.read_table(path, columns=wanted) for path in paths])
 
 
-def iterate_texts(paths: Sequence[Path]) -> Iterator[str]:
-    """Yield the texts of Parquet files of documents, one row group in memory at a time."""
+def document_batches(
+    path: Path, columns: Sequence[str], row_groups: Iterable[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the documents of a Parquet file in batches of up to 1024, one row group in memory at a time.
+
+    Args:
+        columns: names of the columns to read.
+        row_groups: which row groups, in this order; all when it is absent.
+
+    Raises:
+        ValueError: a document that cannot be used, by file and row (see `check_documents`).
+    """
+    with pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES) as parquet:
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        for group in range(len(sizes)) if row_groups is None else row_groups:
+            row = sum(sizes[:group])
+            for batch in batches_of(parquet, ROW_GROUP_DOCUMENTS, columns, [group]):
+                check_documents(batch, str(path), first_row=row)
+                yield batch
+                row += batch.num_rows
+
+
+def iterate_texts(paths: Iterable[Path]) -> Iterator[str]:
+    """Yield the texts of Parquet files of documents. Memory and errors as of `document_batches`."""
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_DOCUMENTS, columns=["text"]):
+        for batch in document_batches(path, ["text"]):
             yield from batch.column(0).to_pylist()
+
+
+def check_documents(batch: pa.RecordBatch, where: str = "", first_row: int = 0) -> None:
+    """Refuse documents without an id, a text or a domain, as far as these columns are there, or with a broken text.
+
+    Args:
+        where: name of the file that the batch comes from.
+        first_row: number of the batch's first document there, from 0.
+
+    Raises:
+        ValueError: a value is null, or a text is not UTF-8; names file, row and id.
+    """
+    for field in DOCUMENT_SCHEMA:
+        if field.nullable or field.name not in batch.schema.names:
+            continue
+        column = batch[field.name]
+        if column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise ValueError(_unusable(batch, where, first_row, row, f"{field.name} is null"))
+    if "text" not in batch.schema.names:
+        return
+    try:
+        batch["text"].validate(full=True)
+    except pa.ArrowInvalid as error:
+        row, place = _first_broken_text(batch["text"])
+        reason = f"text is not UTF-8 at byte {place}"
+        raise ValueError(_unusable(batch, where, first_row, row, reason)) from error
+
+
+def _unusable(batch: pa.RecordBatch, where: str, first_row: int, row: int, reason: str) -> str:
+    identifier = batch["id"][row].as_py() if "id" in batch.schema.names else None
+    named = f" (id {identifier!r})" if identifier is not None else ""
+    file = f"{where}, " if where else ""
+    return f"{file}document {first_row + row}{named}: {reason}; mend or remove it and write the file again"
+
+
+def _first_broken_text(texts: pa.Array) -> tuple[int, int]:
+    """Row, and byte in its text."""
+    for row, text in enumerate(texts.cast(pa.large_binary()).to_pylist()):
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            return row, error.start
+    raise AssertionError("pyarrow found a text that is not UTF-8, and Python none")

@@ -1,11 +1,14 @@
-"""Files and folders: hashed, flushed, and appearing whole or not at all."""
+"""Files and folders: hashed, flushed, locked, and appearing whole or not at all."""
 
+import fcntl
 import hashlib
 import os
+import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from upath import UPath
 
@@ -30,6 +33,47 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears under its name when it is whole and on the disk."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    flush(part)
+    part.rename(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file alone, and remove it afterwards. A killed process lets go of it.
+
+    Raises:
+        RuntimeError: another process holds it; the message says which.
+    """
+    with _lock_file(path) as file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock_file(path: Path) -> TextIO:
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read() or "another process"
+            file.close()
+            raise RuntimeError(f"{owner} holds {path}: wait until it is done") from error
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()  # who held it before has removed it meanwhile
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yield `<folder>.part` to be filled; flush it to the disk and rename it to `folder` on success.
@@ -38,21 +82,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `folder` is a file, or a folder that already holds something.
+        RuntimeError: another process is filling it.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} already holds something: choose a new folder or remove it first")
     part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        for file in sorted(part.rglob("*")):
-            if file.is_file():
-                flush(file)
-        part.rename(folder)
-    except BaseException:
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with locked(part.with_name(f"{part.name}.lock")):
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise FileExistsError(f"{folder} already holds something: choose a new folder or remove it first")
         shutil.rmtree(part, ignore_errors=True)
-        raise
+        part.mkdir()
+        try:
+            yield part
+            for file in sorted(part.rglob("*")):
+                if file.is_file():
+                    flush(file)
+            part.rename(folder)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
     flush(folder.parent)
 
 

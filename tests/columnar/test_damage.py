@@ -1,6 +1,7 @@
 """Whatever is broken is found and named, with the place: file, page, rows, byte."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -17,6 +18,7 @@ from yunmin_assets.columnar import (
     pack_documents,
     verify_packed,
 )
+from yunmin_assets.columnar.batches import IGNORED_LABEL
 from yunmin_assets.columnar.manifest import FINGERPRINT
 from yunmin_assets.columnar.shard_index import index_name
 
@@ -61,6 +63,19 @@ def test_a_flipped_byte_in_the_manifest_is_found_or_changes_nothing(packed, tmp_
         assert "manifest.json" in str(error)
     else:
         assert found == PackManifest.read(packed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../evil/shard-00000.parquet", "/etc/shard-00000.parquet", "shard-0.parquet", "shard-00000.parquet/x"],
+)
+def test_a_manifest_that_points_to_another_place_is_refused(copied, name):
+    content = json.loads((copied / "manifest.json").read_text())
+    del content[FINGERPRINT]
+    content["files"][0]["name"] = name
+    (copied / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DamagedFileError, match=r"manifest\.json: not a manifest (?s:.*)files\.0\.name"):
+        PackedDataset(copied)
 
 
 def test_a_missing_shard_is_named(copied):
@@ -133,6 +148,17 @@ def test_a_missing_page_index_is_named(copied):
 def test_a_data_set_without_page_indexes_gives_the_same_batches(copied, packed, same_batches):
     packed_before_indexes(copied)
     assert same_batches(PackedDataset(copied), PackedDataset(packed))
+
+
+def test_padding_is_known_though_the_manifest_does_not_say_where_it_is(copied, packed, same_batches):
+    content = json.loads((copied / "manifest.json").read_text())
+    del content[FINGERPRINT], content["padded_row"]
+    (copied / "manifest.json").write_text(json.dumps(content))
+    batches = list(PackedDataset(copied))
+    masked = sum(int((batch["labels"] == IGNORED_LABEL).sum()) for batch in batches)
+    assert masked == content["padding_tokens"] > 0
+    assert same_batches(batches, PackedDataset(packed))
+    assert verify_packed(copied).padded_row is None
 
 
 def test_without_an_index_a_flipped_byte_among_the_document_starts_is_found(copied):
@@ -208,3 +234,11 @@ def test_a_vocabulary_of_four_bytes_is_checked_alike(tmp_path):
     flip(tmp_path / "data" / "shard-00000.parquet", 50)
     with pytest.raises(DamagedFileError, match="page 0"):
         list(PackedDataset(tmp_path / "data"))
+
+
+def test_an_index_that_became_shorter_after_it_was_opened_is_found(copied):
+    dataset = PackedDataset(copied, window_pages=1)
+    index = copied / "shard-00000.index.safetensors"
+    os.truncate(index, index.stat().st_size // 2)
+    with pytest.raises(DamagedFileError, match=r"shard-00000\.index\.safetensors: the page index ends early"):
+        list(dataset)

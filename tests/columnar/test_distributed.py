@@ -37,6 +37,19 @@ def start(world_size, data, run, steps):
     ]
 
 
+def start_with_accelerate(world_size, data, run, steps):
+    """What `accelerate launch` and `torchrun` do."""
+    together = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "", "OMP_NUM_THREADS": "1", "HOME": str(run)}
+    return [
+        subprocess.Popen(
+            [sys.executable, SCRIPT.with_name("ranks_with_accelerate.py"), data, run, str(steps)],
+            env={**environment, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(world_size)
+    ]
+
+
 def finish(processes):
     for process in processes:
         assert process.wait(DEADLINE_SECONDS) == 0
@@ -69,7 +82,9 @@ def killed(packed, tmp_path_factory):
     run = tmp_path_factory.mktemp("killed")
     processes = start(2, packed, run, ENDLESS)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not (run / "2-1.jsonl").exists() or len(lines(run, 2, 1)) < KILLED_AFTER:
+    while any(
+        not (run / f"2-{rank}.jsonl").exists() or len(lines(run, 2, rank)) < KILLED_AFTER for rank in range(2)
+    ):
         assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
         time.sleep(0.005)
     for process in processes:
@@ -119,3 +134,22 @@ def test_the_training_itself_goes_on_alike(resumed):
     one, four = losses(resumed[1], 1), losses(resumed[4], 4)
     assert len(one) == STEPS
     assert one == pytest.approx(four, rel=1e-4)
+
+
+def test_under_accelerate_ranks_get_the_same_global_batches_and_one_process_goes_on(
+    packed, uninterrupted, tmp_path
+):
+    steps = 60  # an epoch has 47
+    finish(start_with_accelerate(2, packed, tmp_path, steps))
+    told = [lines(tmp_path, 2, rank) for rank in range(2)]
+    for warned, *_ in told:
+        assert "world_size is 1, but 2 processes train together" in warned[0]
+    (tmp_path / "saved.json").rename(tmp_path / "state.json")
+    finish(start_with_accelerate(1, packed, tmp_path, steps))
+    warned, *one = lines(tmp_path, 1, 0)
+    assert warned == []
+    shares = zip(*([line["rows"] for line in rank[1:]] for rank in told), strict=True)
+    together = [list(chain.from_iterable(zip(*share, strict=True))) for share in shares]
+    assert together == uninterrupted[:steps]
+    resumed_at = steps // 2 + 1
+    assert [line["rows"] for line in one] == uninterrupted[resumed_at : resumed_at + steps]

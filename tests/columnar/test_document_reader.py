@@ -1,4 +1,5 @@
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from yunmin_assets.columnar import read_document_batches
+from yunmin_assets.columnar.page_reader import DamagedFileError
 from yunmin_assets.documents import DOCUMENT_SCHEMA, write_documents
 
 COUNT = 2500
@@ -91,3 +93,35 @@ def test_what_is_missing_is_named(folder, tmp_path):
         list(read_document_batches(folder, ["body"]))
     with pytest.raises(ValueError, match="step 1"):
         list(read_document_batches(folder, rows=range(0, 10, 2)))
+    with pytest.raises(ValueError, match="no columns: name at least one"):
+        list(read_document_batches(folder, []))
+
+
+@pytest.fixture
+def copied_folder(folder, tmp_path):
+    return Path(shutil.copytree(folder, tmp_path / "documents"))
+
+
+def test_a_shard_that_is_missing_between_others_is_named(copied_folder):
+    shutil.copy(copied_folder / "shard-00001.parquet", copied_folder / "shard-00002.parquet")
+    (copied_folder / "shard-00001.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"shard-00001\.parquet is missing"):
+        list(read_document_batches(copied_folder))
+
+
+def test_shards_behind_the_wanted_rows_are_not_opened(copied_folder):
+    (copied_folder / "shard-00001.parquet").write_bytes(b"no Parquet")
+    assert sum(batch.num_rows for batch in read_document_batches(copied_folder, ["id"], range(10))) == 10
+
+
+def test_damage_is_named_with_its_file(copied_folder):
+    path = copied_folder / "shard-00001.parquet"
+    content = bytearray(path.read_bytes())
+    place = pq.read_metadata(path).row_group(0).column(1).data_page_offset + 200
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"shard-00001\.parquet: row group 0 cannot be read"):
+        list(read_document_batches(copied_folder, ["text"]))
+    path.write_bytes(content[:1000])
+    with pytest.raises(DamagedFileError, match=r"shard-00001\.parquet: the footer cannot be read"):
+        list(read_document_batches(copied_folder, ["text"]))

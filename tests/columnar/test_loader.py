@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yunmin_assets.columnar import PackConfig, PackedDataset, pack_documents
+from yunmin_assets.columnar import MixedDataset, PackConfig, PackedDataset, pack_documents
 from yunmin_assets.columnar.batches import IGNORED_LABEL
 
 
@@ -53,6 +53,74 @@ def test_padding_is_never_predicted_and_everything_else_is(tmp_path):
     assert batch["input_ids"].tolist() == [[5, 6, 0, 7, 0, 0]]
     assert batch["labels"].tolist() == [[6, 0, 7, 0, IGNORED_LABEL, IGNORED_LABEL]]
     assert manifest.padding_tokens == 2
+
+
+def rows_with_labels(documents, seq_len):
+    """Inputs and labels of every row in plain Python; only what fills up the last row is not predicted."""
+    stream = [token for document in documents for token in (*document, 0)]
+    padding = -(len(stream) - 1) % seq_len
+    labels = stream[1:] + [IGNORED_LABEL] * padding
+    inputs = stream[:-1] + [0] * padding
+    begins = range(0, len(inputs), seq_len)
+    return Counter(
+        (tuple(inputs[begin : begin + seq_len]), tuple(labels[begin : begin + seq_len])) for begin in begins
+    )
+
+
+def delivered_with_labels(dataset):
+    return Counter(
+        (tuple(inputs), tuple(labels))
+        for batch in dataset
+        for inputs, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 16, 32])
+def test_the_end_of_text_id_within_documents_is_predicted_whatever_the_batch_size(tmp_path, batch_size):
+    documents = [[5, 0, 0, 6, 7, 0, 0, 0]] * 64
+    config = PackConfig(seq_len=16, vocab_size=10, page_bytes=150)
+    manifest = pack_documents(documents, tmp_path / "data", config)
+    found = delivered_with_labels(PackedDataset(tmp_path / "data", batch_size=batch_size))
+    assert found == rows_with_labels(documents, 16)
+    masked = sum(count * labels.count(IGNORED_LABEL) for (_, labels), count in found.items())
+    assert masked == manifest.padding_tokens > 0
+
+
+@given(
+    documents=st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=40).filter(any),
+    seq_len=st.integers(1, 9),
+    seed=st.integers(0, 9),
+    batch_size=st.integers(1, 20),
+    epochs=st.integers(1, 3),
+    shuffle=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_token_is_predicted_once_whatever_its_id_and_nothing_else_is(
+    tmp_path_factory, documents, seq_len, seed, batch_size, epochs, shuffle
+):
+    folder = tmp_path_factory.mktemp("padding") / "data"
+    config = PackConfig(
+        seq_len=seq_len, vocab_size=3, seed=seed, page_bytes=40, rows_per_row_group=8, shard_bytes=100
+    )
+    pack_documents(documents, folder, config)
+    options = {"batch_size": batch_size, "shuffle": shuffle, "window_pages": 3, "epochs": epochs}
+    expected = rows_with_labels(documents, seq_len)
+    found = delivered_with_labels(PackedDataset(folder, **options))
+    assert found == Counter({row: epochs * count for row, count in expected.items()})
+    ranks = [
+        PackedDataset(folder, rank=rank, world_size=2, **{**options, "batch_size": 4}) for rank in (0, 1)
+    ]
+    assert sum(map(delivered_with_labels, ranks), Counter()) == found
+
+
+def test_each_source_of_a_mixture_has_its_own_padding(tmp_path):
+    documents = {"law": [[1] * 20], "news": [[2, 0, 0, 2], []], "poems": [[3] * 8]}
+    for name, texts in documents.items():
+        pack_documents(texts, tmp_path / name, PackConfig(seq_len=8, vocab_size=4))
+    mixed = MixedDataset({name: tmp_path / name for name in documents}, dict.fromkeys(documents, 1), 16)
+    found = delivered_with_labels(batch for _, batch in zip(range(20), mixed, strict=False))
+    expected = sum((rows_with_labels(texts, 8) for texts in documents.values()), Counter())
+    assert set(found) == set(expected)
 
 
 def test_masking_labels_in_place_leaves_the_inputs_alone(packed):

@@ -1,4 +1,6 @@
 import json
+import pickle
+import shutil
 from collections import Counter
 from itertools import chain, islice
 
@@ -14,7 +16,7 @@ WEIGHTS = {"law": 0.5, "news": 0.3, "poems": 0.2}
 
 schedules = st.builds(
     lambda weights, seed: MixingSchedule(tuple(places_of_sources(dict(enumerate(weights))).values()), seed),
-    st.lists(st.floats(0.001, 1000), min_size=1, max_size=6),
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=6),
     st.integers(0, 3),
 )
 
@@ -28,16 +30,32 @@ def sources(tmp_path_factory, pack, make_documents):
     return {name: folder / name for name in WEIGHTS}
 
 
-@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40))
-def test_places_are_the_rounded_weights_and_nobody_is_left_out(weights):
-    places = np.array(
-        list(places_of_sources({f"{n:03d}": weight for n, weight in enumerate(weights)}).values())
-    )
+@given(st.lists(st.floats(0.1, 1), min_size=1, max_size=40), st.sampled_from([1e-300, 1, 1.7e308]))
+def test_every_source_is_less_than_one_place_from_its_exact_share(weights, scale):
+    named = {f"{number:03d}": weight * scale for number, weight in enumerate(weights)}
+    places = np.array(list(places_of_sources(named).values()))
     exact = np.array(weights) / sum(weights) * CYCLE
     assert places.sum() == CYCLE
-    assert places.min() >= 1
-    raised = np.sum(np.maximum(1 - exact, 0))  # what small weights were given, others lack
-    assert np.all(np.abs(places - exact) <= 1 + raised)
+    assert np.all(np.abs(places - exact) < 1)
+
+
+def test_the_smallest_and_the_largest_numbers_are_weights_too():
+    assert places_of_sources({"a": 5e-324, "b": 1e-323}) == {"a": 341, "b": 683}
+    assert places_of_sources({"a": 1e308, "b": 1.7e308}) == {"a": 379, "b": 645}
+
+
+def test_a_weight_too_small_for_one_row_is_refused_with_its_share():
+    with pytest.raises(
+        ValueError, match=r"weight of 'tiny' is 0\.00049 of all, too little for one row in 1024"
+    ):
+        places_of_sources({"tiny": 1, "large": 2048})
+    assert places_of_sources({"small": 1, "large": 2046}) == {"small": 1, "large": 1023}
+    many = {f"s{number:04d}": number + 1 for number in range(CYCLE)}
+    with pytest.raises(ValueError, match=r"weight of 's0000' is 1\.9e-06 of all"):
+        places_of_sources(many)
+    assert set(places_of_sources(dict.fromkeys(many, 1.0)).values()) == {1}
+    with pytest.raises(ValueError, match="too little"):
+        places_of_sources(dict.fromkeys([*many, "one more"], 1.0))
 
 
 def test_weights_out_of_range_are_refused_by_name():
@@ -123,9 +141,40 @@ def test_a_state_of_other_weights_or_sources_is_refused_by_name(sources):
     state = MixedDataset(sources, WEIGHTS).state_dict()
     with pytest.raises(ValueError, match="cannot resume: weights is"):
         MixedDataset(sources, {**WEIGHTS, "law": 0.9}).load_state_dict(state)
+    with pytest.raises(ValueError, match="state out of range: epoch 1"):
+        MixedDataset(sources, WEIGHTS).load_state_dict({**state, "epoch": 1})
     two = {name: sources[name] for name in ("law", "news")}
     with pytest.raises(ValueError, match="cannot resume: manifests is"):
         MixedDataset(two, {"law": 1, "news": 1}).load_state_dict(state)
+
+
+def test_the_state_of_many_sources_is_as_small(sources):
+    paths = {f"a source with a rather long name {number}": sources["poems"] for number in range(100)}
+    state = MixedDataset(paths, dict.fromkeys(paths, 1.0)).state_dict()
+    assert len(json.dumps(state)) < 1024
+
+
+def test_set_epoch_leaves_a_mixture_where_it_is(sources, same_batch):
+    undisturbed, disturbed = iter(MixedDataset(sources, WEIGHTS)), MixedDataset(sources, WEIGHTS)
+    for epoch in range(3):
+        for _, batch in zip(range(5), disturbed, strict=False):
+            assert same_batch(batch, next(undisturbed))
+        disturbed.set_epoch(epoch)
+    assert disturbed.state_dict()["samples"] == 15 * 8
+
+
+def test_a_mixture_is_described_in_few_words(sources):
+    assert repr(MixedDataset(sources, WEIGHTS)).startswith("MixedDataset(3 sources with ")
+
+
+def test_a_pickled_mixture_refuses_a_source_that_was_replaced(sources, tmp_path):
+    shutil.copytree(sources["law"], tmp_path / "law")
+    pickled = pickle.dumps(MixedDataset({**sources, "law": tmp_path / "law"}, WEIGHTS))
+    assert len(next(iter(pickle.loads(pickled)))["input_ids"]) == 8
+    shutil.rmtree(tmp_path / "law")
+    shutil.copytree(sources["news"], tmp_path / "law")
+    with pytest.raises(ValueError, match="is not the data set that was pickled"):
+        pickle.loads(pickled)
 
 
 def test_names_that_do_not_match_are_refused(sources):

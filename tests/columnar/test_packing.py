@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from tests.columnar.toy_domain import files_no_larger_than
-from yunmin_assets.columnar import PackConfig, PackManifest, pack_documents, verify_packed
+from yunmin_assets.columnar import PackConfig, PackManifest, pack_documents
+from yunmin_assets.columnar.rows import RowCutter
+from yunmin_assets.columnar.shard_writer import ShardWriter
 from yunmin_assets.columnar.shuffling import WRITE_SHUFFLE, permutation
 
 
@@ -238,15 +240,25 @@ def test_shards_are_closed_when_they_are_full(packed):
     assert 0 < rows[-1] <= 64
 
 
-def test_verifying_reads_all_bytes(packed, pack, make_documents, tmp_path):
-    assert verify_packed(packed) == PackManifest.read(packed)
-    pack(tmp_path / "out", make_documents(20))
-    path = tmp_path / "out" / "shard-00000.parquet"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"shard-00000\.parquet: the file's SHA-256"):
-        verify_packed(tmp_path / "out")
+def test_a_shard_that_was_finished_is_not_read_again(tmp_path, make_documents):
+    config = PackConfig(seq_len=16, vocab_size=500, page_bytes=150, rows_per_row_group=32, shard_bytes=2000)
+    records = list(RowCutter(config).blocks(make_documents(100)))
+    writer = ShardWriter(tmp_path, config)
+    written = list(writer.write(records))
+    assert len(written) > 2
+    path = tmp_path / "shard-00001.parquet"
+    path.write_bytes(bytes(path.stat().st_size))  # pyarrow could not read it
+    assert writer.finished() == written
+    path.write_bytes((tmp_path / "shard-00000.parquet").read_bytes())  # of another size: it has to be read
+    found = writer.finished()
+    assert found[1].sha256 == found[0].sha256 == written[0].sha256
+
+
+def test_shards_in_a_manifest_are_not_read_again_either(copied, packed):
+    manifest = PackManifest.read(packed)
+    for entry in manifest.files:
+        (copied / entry.name).write_bytes(bytes(entry.bytes))
+    assert tuple(ShardWriter(copied, PackConfig()).finished()) == manifest.files
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [[], []]])

@@ -2,12 +2,13 @@
 
 import json
 import multiprocessing
-import os
-import shutil
+import re
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -16,20 +17,24 @@ import pytest
 from torch.utils.data import DataLoader
 from upath import UPath
 
-from yunmin_assets.columnar import DamagedFileError, PackConfig, PackedDataset, pack_documents
-from yunmin_assets.columnar.block_cache import BlockCache
+from yunmin_assets.columnar import DamagedFileError, MixedDataset, PackConfig, PackedDataset, pack_documents
 
 MEGABYTE = 1024 * 1024
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on; `breaks` decides what to do to a range GET: None, "refuse", "cut" or "flip"."""
+    """Passes requests on, and breaks things.
+
+    `breaks` is asked what to do to a GET, by the file's name and how often the same was asked for before: None,
+    "refuse", "cut" (the connection breaks), "flip" (a bit) or "empty". `status` answers every request.
+    """
 
     daemon_threads = True
 
     def __init__(self, target):
         super().__init__(("127.0.0.1", 0), ProxyHandler)
-        self.target, self.ranges, self.breaks = target, [], lambda number: None
+        self.target, self.status, self.breaks = target, None, lambda name, before: None
+        self.requests, self.ranges = [], []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -39,13 +44,16 @@ class ProxyHandler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-        fault = None
-        if "Range" in self.headers and ".parquet" in self.path:
-            begin, end = self.headers["Range"].removeprefix("bytes=").split("-")
-            self.server.ranges.append((self.path.split("?")[0], int(begin), int(end)))
-            fault = self.server.breaks(len(self.server.ranges) - 1)
-        if fault == "refuse":
-            self.send_error(503)
+        path, asked = self.path.split("?")[0], self.headers.get("Range", "")
+        request = (self.command, path, asked)
+        before = self.server.requests.count(request)
+        self.server.requests.append(request)
+        fault = self.server.breaks(path.split("/")[-1], before) if self.command == "GET" else None
+        if asked and path.endswith(".parquet"):
+            begin, end = asked.removeprefix("bytes=").split("-")
+            self.server.ranges.append((path, int(begin), int(end)))
+        if fault == "refuse" or self.server.status:
+            self.send_error(self.server.status or 503)
             return
         request = urllib.request.Request(self.server.target + self.path, headers=headers, method=self.command)
         try:
@@ -53,6 +61,10 @@ class ProxyHandler(BaseHTTPRequestHandler):
                 status, answer, body = response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
             status, answer, body = error.code, error.headers, error.read()
+        if fault == "flip":
+            body = body[:40] + bytes([body[40] ^ 1]) + body[41:]
+        if fault == "empty":
+            body = b""
         self.send_response(status)
         for name, value in answer.items():
             if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
@@ -60,8 +72,6 @@ class ProxyHandler(BaseHTTPRequestHandler):
         length = int(answer.get("Content-Length", 0)) if self.command == "HEAD" else len(body)
         self.send_header("Content-Length", str(length))
         self.end_headers()
-        if fault == "flip":
-            body = body[:40] + bytes([body[40] ^ 1]) + body[41:]
         self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
         if fault == "cut":
             self.close_connection = True
@@ -110,10 +120,6 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr("yunmin_assets.columnar.remote_shards.FIRST_PAUSE_SECONDS", 0.001)
 
 
-def cached_bytes(folder):
-    return sum(path.stat().st_size for path in folder.iterdir())
-
-
 def test_remote_batches_are_those_of_the_folder(uploaded, packed, remote, proxy, same_batches, shards):
     local = PackedDataset(packed, shuffle_blocks=True, window_pages=11)
     dataset = PackedDataset("s3://lake/for-loader", window_pages=11, remote=remote)
@@ -134,6 +140,36 @@ def test_what_is_in_the_cache_is_not_fetched_again(uploaded, remote, proxy):
     assert len(proxy.ranges) == fetched
 
 
+def test_indexes_are_fetched_once_for_all_that_share_the_cache(uploaded, remote, proxy, shards):
+    for _ in range(2):
+        PackedDataset("s3://lake/for-loader", remote=remote)
+    indexes = [path for method, path, _ in proxy.requests if method == "GET" and "index" in path]
+    assert len(indexes) == len(set(indexes)) == shards
+
+
+def test_an_index_that_is_damaged_in_the_cache_is_fetched_again(uploaded, packed, remote, same_batches):
+    PackedDataset("s3://lake/for-loader", remote=remote)
+    for path in remote["cache"].glob("*.block"):
+        path.write_bytes(path.read_bytes()[::-1])
+    dataset = PackedDataset("s3://lake/for-loader", remote=remote)
+    assert same_batches(dataset, PackedDataset(packed, shuffle_blocks=True))
+
+
+def test_single_pages_from_a_small_cache_are_warned_of(uploaded, packed, remote):
+    stored = sum(path.stat().st_size for path in packed.glob("*.parquet"))
+    small = {**remote, "cache_bytes": stored - 1}
+    with pytest.warns(UserWarning, match="an epoch fetches the same blocks many times"):
+        PackedDataset("s3://lake/for-loader", shuffle_blocks=False, remote=small)
+    with pytest.warns(UserWarning, match=f"with {stored:,} bytes of remote shards"):
+        paths = {"here": packed, "there": "s3://lake/for-loader"}
+        MixedDataset(paths, {"here": 1, "there": 1}, shuffle_blocks=False, remote=small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        PackedDataset("s3://lake/for-loader", remote=small)
+        PackedDataset("s3://lake/for-loader", shuffle=False, shuffle_blocks=False, remote=small)
+        PackedDataset("s3://lake/for-loader", shuffle_blocks=False, remote={**remote, "cache_bytes": stored})
+
+
 def test_a_remote_loop_resumes_exactly(uploaded, remote, same_batches):
     whole = list(PackedDataset("s3://lake/for-loader", batch_size=24, remote=remote))
     stopped = PackedDataset("s3://lake/for-loader", batch_size=24, remote=remote)
@@ -144,16 +180,83 @@ def test_a_remote_loop_resumes_exactly(uploaded, remote, same_batches):
     assert same_batches(resumed, whole[7:])
 
 
-@pytest.mark.parametrize("fault", ["refuse", "cut", "flip"])
-def test_requests_that_fail_are_repeated(uploaded, packed, remote, proxy, same_batches, fault, shards):
-    proxy.breaks = lambda number: fault if number % 2 == 0 else None
+@pytest.mark.parametrize("fault", ["refuse", "cut", "flip", "empty"])
+def test_requests_that_fail_are_repeated(
+    uploaded, packed, remote, proxy, same_batches, fault, shards, caplog
+):
+    proxy.breaks = lambda name, before: fault if before < 3 else None
     dataset = PackedDataset("s3://lake/for-loader", remote=remote)
     assert same_batches(dataset, PackedDataset(packed, shuffle_blocks=True))
-    assert len(proxy.ranges) > shards
+    assert len(proxy.ranges) == 4 * shards
+    for name in ("manifest.json", "shard-00002.index.safetensors", r"shard-00002.parquet, bytes \d+ to \d+"):
+        noted = [
+            message for message in caplog.messages if re.match(f"s3://lake/for-loader/{name}: ", message)
+        ]
+        assert [re.search(r"attempt \d of 6 failed", message)[0] for message in noted] == [
+            f"attempt {number} of 6 failed" for number in (1, 2, 3)
+        ]
 
 
-def test_damage_that_stays_is_named_with_page_and_rows(uploaded, remote, proxy):
-    proxy.breaks = lambda number: "flip"
+def test_an_answer_that_stays_too_short_is_named(uploaded, remote, proxy):
+    proxy.breaks = lambda name, before: "empty" if name.endswith(".parquet") else None
+    with pytest.raises(DamagedFileError, match=r"shard-0000\d\.parquet: the store sent 0 of \d+ bytes"):
+        list(PackedDataset("s3://lake/for-loader", remote=remote))
+
+
+def test_a_store_that_never_answers_is_given_up_by_name(remote, caplog):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(100)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        storage = {**options(url), "config_kwargs": {"read_timeout": 0.2}}
+        started = time.monotonic()
+        with pytest.raises(
+            OSError, match=r"s3://lake/x/manifest\.json could not be read in 6 attempts and \d+ s"
+        ):
+            PackedDataset("s3://lake/x", remote={**remote, "storage_options": storage})
+    assert time.monotonic() - started < 15
+    assert len([message for message in caplog.messages if "attempt" in message]) == 5
+
+
+def test_attempts_end_after_a_while_even_when_there_are_some_left(uploaded, remote, proxy, monkeypatch):
+    monkeypatch.setattr("yunmin_assets.columnar.remote_shards.LAST_ATTEMPT_SECONDS", 0)
+    proxy.breaks = lambda name, before: "refuse"
+    with pytest.raises(OSError, match=r"manifest\.json could not be read in 1 attempts"):
+        PackedDataset("s3://lake/for-loader", remote=remote)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, OSError), (403, PermissionError), (404, FileNotFoundError)]
+)
+def test_what_is_forbidden_or_absent_fails_at_once_by_name(uploaded, remote, proxy, caplog, status, kind):
+    proxy.status = status
+    with pytest.raises(kind, match=r"s3://lake/for-loader/manifest\.json"):
+        PackedDataset("s3://lake/for-loader", remote=remote)
+    assert not [message for message in caplog.messages if "attempt" in message]
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "problem"),
+    [
+        ("s3://lake/x", {}, "NoCredentialsError"),
+        ("s3://lake/x", {"profile": "absent"}, "ProfileNotFound"),
+        ("s3://Not_a_bucket!/x", {"key": "a", "secret": "b"}, "Invalid bucket name"),
+    ],
+)
+def test_a_wrong_question_fails_at_once(remote, proxy, monkeypatch, tmp_path, caplog, path, more, problem):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(OSError, match=problem):
+        PackedDataset(path, remote={**remote, "storage_options": {**options(proxy.url), **more}})
+    assert proxy.requests == []
+    assert not [message for message in caplog.messages if "attempt" in message]
+
+
+def test_damage_that_stays_is_named_with_page_and_rows(uploaded, packed, remote, proxy):
+    proxy.breaks = lambda name, before: "flip" if name.endswith(".parquet") else None
     with pytest.raises(
         DamagedFileError, match=r"s3://lake/for-loader/shard-0000\d\.parquet: page 0 \(rows 0 to 3\)"
     ):
@@ -162,7 +265,8 @@ def test_damage_that_stays_is_named_with_page_and_rows(uploaded, remote, proxy):
     while any(path.suffix == ".part" for path in remote["cache"].iterdir()):  # other blocks on their way
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert [path.name for path in remote["cache"].iterdir()] == [".lock"]
+    indexes = {path.read_bytes() for path in packed.glob("*.index.safetensors")}
+    assert {path.read_bytes() for path in remote["cache"].glob("*.block")} == indexes
 
 
 def test_a_copy_that_is_damaged_in_the_cache_is_fetched_again(
@@ -236,7 +340,7 @@ def test_blocks_are_fetched_in_ranges_of_8_to_32_megabytes_and_once_per_epoch(
 def watch(folder, largest, stop):
     while not stop.is_set():
         try:
-            largest.value = max(largest.value, cached_bytes(folder))
+            largest.value = max(largest.value, sum(path.stat().st_size for path in folder.iterdir()))
         except FileNotFoundError:
             continue
 
@@ -275,51 +379,3 @@ def test_a_cache_smaller_than_a_block_is_refused(large, remote):
     dataset = PackedDataset("s3://lake/large-for-loader", remote={**remote, "cache_bytes": MEGABYTE})
     with pytest.raises(ValueError, match="raise cache_bytes"):
         next(iter(dataset))
-
-
-def test_the_cache_drops_what_was_used_the_longest_time_ago(tmp_path):
-    cache, fetched = BlockCache(tmp_path, 250), []
-
-    def content(name):
-        fetched.append(name)
-        return name.encode() * 100
-
-    for number, name in enumerate("abacab"):
-        with cache.open(name, 100, lambda name=name: content(name)) as file:
-            assert os.pread(file.fileno(), 1000, 0) == name.encode() * 100
-        os.utime(tmp_path / name, (number, number))
-    assert fetched == ["a", "b", "c", "b"]  # "a" was used again before "c" came
-    assert cached_bytes(tmp_path) <= 250
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path):
-    (tmp_path / "old.part").write_bytes(b"x" * 200)
-    cache = BlockCache(tmp_path, 250)
-    with cache.open("new", 100, lambda: b"y" * 100):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "new"]
-
-
-def test_a_failed_fetch_leaves_nothing_and_may_be_repeated(tmp_path):
-    cache = BlockCache(tmp_path, 250)
-    with pytest.raises(ConnectionError):
-        cache.open("a", 100, lambda: (_ for _ in ()).throw(ConnectionError()))
-    with cache.open("a", 100, lambda: b"a" * 100) as file:
-        assert file.read() == b"a" * 100
-    shutil.rmtree(tmp_path)
-
-
-def test_threads_that_want_the_same_block_fetch_it_once(tmp_path):
-    cache, fetched = BlockCache(tmp_path, 1000), []
-
-    def fetch():
-        fetched.append(1)
-        threading.Event().wait(0.05)
-        return b"a" * 100
-
-    threads = [threading.Thread(target=lambda: cache.open("a", 100, fetch).close()) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(fetched) == 1

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yunmin_assets.columnar import PackConfig
-from yunmin_assets.columnar.rows import RowCutter, RowLayout
+from yunmin_assets.columnar.rows import RowCutter, RowLayout, record_hash
 from yunmin_assets.columnar.shuffling import rows_per_block
 
 
@@ -80,15 +80,36 @@ def test_a_stream_that_is_written_down_goes_on_where_it_stood(documents, seq_len
 
 
 def test_everything_that_goes_by_is_counted():
-    *_, counts = cut([[1, 2], [], [3]])
+    tokens, starts, counts = cut([[1, 2], [], [3]])
     assert asdict(counts) == {
         "documents": 3,
         "document_tokens": 3,
-        "token_sum": 6,
         "rows": 2,
         "padding_tokens": 3,
+        "record_hash": record_hash(RowLayout(4, "uint16").join(tokens, starts.astype(bool))),
     }
     assert counts.tokens == 6
+
+
+def test_the_hash_of_rows_does_not_depend_on_their_order_or_their_blocks():
+    records = np.random.default_rng(0).integers(0, 256, (50, 11), np.uint8)
+    parts = [record_hash(part) for part in np.split(records[::-1], [7, 20])]
+    assert record_hash(records) == sum(parts) % 2**64
+    assert record_hash(records[:0]) == 0
+
+
+@given(st.data())
+def test_the_hash_of_rows_notices_every_exchange(data):
+    layout = RowLayout(6, "uint16")
+    tokens = np.arange(21, dtype="<u2").reshape(3, 7)
+    starts = np.zeros((3, 6), np.bool_)
+    before = record_hash(layout.join(tokens, starts))
+    one, other = data.draw(st.lists(st.integers(0, 20), min_size=2, max_size=2, unique=True))
+    exchanged = tokens.copy()
+    exchanged.reshape(-1)[[one, other]] = tokens.reshape(-1)[[other, one]]
+    assert record_hash(layout.join(exchanged, starts)) != before
+    starts.reshape(-1)[data.draw(st.integers(0, 17))] = True
+    assert record_hash(layout.join(tokens, starts)) != before
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, "uint16"), (65_537, "uint32"), (2**32, "uint32")])
@@ -105,6 +126,7 @@ def test_tokens_take_two_bytes_unless_the_vocabulary_needs_four(vocab_size, dtyp
         ([-1], r"document 1, token 0: id -1 is outside"),
         ([1.5], r"document 1 has dtype float64: token ids must be integers"),
         ([float("nan")], r"document 1 has dtype float64: token ids must be integers"),
+        (np.ma.masked_equal([1, 2], 2), r"document 1 is a masked array.*compressed\(\)"),
         (["가"], r"document 1 has dtype <U1: token ids must be integers"),
         ([[1], [2]], r"document 1 has shape \(2, 1\)"),
     ],

@@ -1,5 +1,6 @@
 """A domain's two products: equal to an oracle in plain Python, and the same bytes after any number of kills."""
 
+import errno
 import fcntl
 import os
 import re
@@ -20,6 +21,7 @@ from tests.columnar.toy_domain import CONFIG, WORDS, files_no_larger_than, make_
 from yunmin_assets.columnar import TokenizerConfig, train_tokenizer
 from yunmin_assets.columnar.shards import row_group_runs
 from yunmin_assets.columnar.shuffling import KEY_BYTES, WRITE_SHUFFLE, permutation
+from yunmin_assets.documents import DOCUMENT_SCHEMA
 from yunmin_assets.progress import Progress
 
 
@@ -94,14 +96,97 @@ def test_pyarrow_reads_the_documents_that_went_in_with_their_token_counts(home, 
     assert written.every_token_packed
 
 
-def test_a_token_that_changes_on_the_way_is_noticed(home, tmp_path):
-    write(home, tmp_path / "out", tmp_path / "work")
+@pytest.fixture
+def before_the_shuffle(home, tmp_path):
+    """A workspace in which all rows are scattered and none is packed, and one of its files of rows."""
+    write(home, tmp_path / "first", tmp_path / "work")
     shutil.rmtree(tmp_path / "work" / "train" / "packed")
-    bucket = next(path for path in sorted((tmp_path / "work/train/pieces/00001").iterdir()))
+    return tmp_path / "work", sorted((tmp_path / "work/train/pieces/00001").iterdir())[0]
+
+
+def swap_two_tokens(data):
+    data[KEY_BYTES : KEY_BYTES + 4] = [*data[KEY_BYTES + 2 : KEY_BYTES + 4], *data[KEY_BYTES : KEY_BYTES + 2]]
+
+
+def change_a_document_start(data):
+    data[KEY_BYTES + 2 * (CONFIG.seq_len + 1)] ^= 0xFF
+
+
+@pytest.mark.parametrize("damage", [swap_two_tokens, change_a_document_start])
+def test_rows_that_change_on_the_way_are_noticed_and_made_anew_by_the_next_run(
+    home, undisturbed, before_the_shuffle, tmp_path, damage
+):
+    workspace, bucket = before_the_shuffle
     data = bytearray(bucket.read_bytes())
-    data[KEY_BYTES] ^= 1  # of the first token behind the key
+    damage(data)
     bucket.write_bytes(data)
-    assert not write(home, tmp_path / "again", tmp_path / "work").every_token_packed
+    written = write(home, tmp_path / "second", workspace)
+    assert written.damage == ("train",) and not written.every_token_packed
+    assert write(home, tmp_path / "third", workspace).every_token_packed
+    assert files(tmp_path / "third") == files(undisturbed[0])
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+@pytest.mark.parametrize("damage", [os.unlink, cut_short])
+def test_rows_that_get_lost_on_the_way_stop_the_run_and_the_next_makes_them_anew(
+    home, undisturbed, before_the_shuffle, tmp_path, damage
+):
+    workspace, bucket = before_the_shuffle
+    damage(bucket)
+    with pytest.raises(ValueError, match=r"work/train was damaged and is removed, so run it again: .*rows"):
+        write(home, tmp_path / "second", workspace)
+    write(home, tmp_path / "third", workspace)
+    assert files(tmp_path / "third") == files(undisturbed[0])
+
+
+def test_a_finished_shard_that_was_damaged_in_the_workspace_is_made_anew(home, undisturbed, tmp_path):
+    write(home, tmp_path / "first", tmp_path / "work")
+    shutil.rmtree(tmp_path / "first")
+    shard = tmp_path / "work/train/packed/shard-00001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=r"work/train was damaged and is removed, so run it again"):
+        write(home, tmp_path / "second", tmp_path / "work")
+    write(home, tmp_path / "third", tmp_path / "work")
+    assert files(tmp_path / "third") == files(undisturbed[0])
+
+
+def test_a_folder_that_holds_something_is_refused_and_no_other_workspace_is_changed(
+    home, undisturbed, tmp_path
+):
+    write(home, tmp_path / "out", tmp_path / "work")
+    smaller = tmp_path / "smaller"
+    smaller.mkdir()
+    for name in ("validation.parquet", "tokenizer"):
+        (smaller / name).symlink_to(home / name)
+    write_source(smaller / "train.parquet", make_documents(60))
+    for source, workspace in ((home, "work"), (smaller, "other work")):
+        with pytest.raises(FileExistsError, match="out already holds something: remove it, or write into a"):
+            write(source, tmp_path / "out", tmp_path / workspace)
+    assert files(tmp_path / "out") == files(undisturbed[0])
+
+
+def test_files_are_copied_where_there_are_no_hard_links(home, undisturbed, tmp_path, monkeypatch):
+    def no_link(source, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert write(home, tmp_path / "out", tmp_path / "work").every_token_packed
+    assert files(tmp_path / "out") == files(undisturbed[0])
+
+
+def test_files_that_cannot_be_placed_for_another_reason_are_not_copied(home, tmp_path, monkeypatch):
+    def no_link(source, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(OSError, match="Input/output error"):
+        write(home, tmp_path / "out", tmp_path / "work")
+    assert files(tmp_path / "out") == {}
 
 
 def test_the_bytes_do_not_depend_on_the_memory_of_the_shuffle(home, undisturbed, tmp_path):
@@ -176,35 +261,78 @@ def test_a_workspace_that_was_begun_for_something_else_is_refused(home, tmp_path
     other = tmp_path / "other tokenizer"
     train_tokenizer(iter(["다른 글"] * 9), TokenizerConfig(vocab_size=300), other)
     with pytest.raises(ValueError, match=r"work was begun with another tokenizer \(\w+, now \w+\): remove"):
-        write(home, tmp_path / "out", workspace, tokenizer_dir=other)
+        write(home, tmp_path / "other", workspace, tokenizer_dir=other)
     with pytest.raises(ValueError, match="begun with another layout"):
-        write(home, tmp_path / "out", workspace, CONFIG.model_copy(update={"seq_len": 8}))
+        write(home, tmp_path / "other", workspace, CONFIG.model_copy(update={"seq_len": 8}))
     with pytest.raises(ValueError, match="begun with another domain"):
-        write(home, tmp_path / "out", workspace, domain="tech")
+        write(home, tmp_path / "other", workspace, domain="tech")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"domain": "la', b"null", b"\xff"])
+def test_a_workspace_whose_plan_was_lost_with_the_power_is_begun_anew(home, undisturbed, tmp_path, content):
+    write(home, tmp_path / "first", tmp_path / "work")
+    kept = finished_pieces(tmp_path / "work")
+    (tmp_path / "work" / "plan.json").write_bytes(content)
+    write(home, tmp_path / "second", tmp_path / "work")
+    assert files(tmp_path / "second") == files(undisturbed[0])
+    assert not kept.items() & finished_pieces(tmp_path / "work").items()
+    write(home, tmp_path / "third", tmp_path / "work")
 
 
 def test_a_workspace_in_which_another_process_works_is_refused(home, tmp_path):
     (tmp_path / "work").mkdir()
     with (tmp_path / "work" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match=r"another process is working in .*work: wait"):
+        with pytest.raises(RuntimeError, match=r"another process holds .*work/lock: wait"):
             write(home, tmp_path / "out", tmp_path / "work")
     write(home, tmp_path / "out", tmp_path / "work")
 
 
-def test_documents_that_changed_since_are_refused(home, tmp_path):
-    for name in ("train.parquet", "validation.parquet", "tokenizer"):
+def test_documents_that_changed_since_are_refused_even_at_the_same_size(home, tmp_path):
+    for name in ("validation.parquet", "tokenizer"):
         (tmp_path / name).symlink_to(home / name)
-    write(tmp_path, tmp_path / "out", tmp_path / "work")
-    (tmp_path / "train.parquet").unlink()
-    write_source(tmp_path / "train.parquet", make_documents(299))
-    with pytest.raises(ValueError, match=r"begun with another documents .*'rows': 300.*'rows': 299"):
-        write(tmp_path, tmp_path / "out", tmp_path / "work")
+    sizes = []
+    for word in ("나라", "백성"):
+        write_source(tmp_path / "train.parquet", [{**row, "text": word * 9} for row in make_documents(50)])
+        sizes.append((tmp_path / "train.parquet").stat().st_size)
+        if word == "나라":
+            write(tmp_path, tmp_path / "out", tmp_path / "work")
+    assert sizes[0] == sizes[1]
+    with pytest.raises(ValueError, match=r"begun with another documents .*'train': '\w+'.*: remove it, or"):
+        write(tmp_path, tmp_path / "other", tmp_path / "work")
 
 
 def test_a_tokenizer_with_more_ids_than_the_layout_is_refused_with_the_place(home, tmp_path):
     with pytest.raises(ValueError, match=r"document \d+, token \d+: id \d+ is outside the vocabulary 0…269"):
         write(home, tmp_path / "out", tmp_path / "work", CONFIG.model_copy(update={"vocab_size": 270}))
+
+
+@pytest.mark.parametrize(
+    ("split", "column", "value", "reason"),
+    [
+        ("train", "text", None, "text is null"),
+        ("train", "text", b"abc \xff\xfe", "text is not UTF-8 at byte 4"),
+        ("train", "id", None, "id is null"),
+        ("validation", "text", None, "text is null"),
+        ("validation", "text", b"abc \xff\xfe", "text is not UTF-8 at byte 4"),
+    ],
+)
+def test_a_document_that_cannot_be_used_is_named_by_file_and_row(
+    home, tmp_path, split, column, value, reason
+):
+    other = {"train": "validation", "validation": "train"}[split]
+    for name in (f"{other}.parquet", "tokenizer"):
+        (tmp_path / name).symlink_to(home / name)
+    table = pa.Table.from_pylist(make_documents(300), DOCUMENT_SCHEMA)
+    values = [text.encode() for text in table[column].to_pylist()]
+    values[250] = value
+    nullable = pa.array(values, pa.large_binary()).view(pa.large_string())
+    table = table.set_column(table.schema.get_field_index(column), column, nullable)
+    pq.write_table(table, tmp_path / f"{split}.parquet", row_group_size=10)
+    with pytest.raises(
+        ValueError, match=rf"/{split}.parquet, document 250( \(id 'd250'\))?: {reason}; mend or"
+    ):
+        write(tmp_path, tmp_path / "out", tmp_path / "work")
 
 
 @pytest.mark.parametrize("documents", [[], [{**make_documents(1)[0], "text": ""}]])

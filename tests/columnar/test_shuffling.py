@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yunmin_assets.columnar.shuffling import WRITE_SHUFFLE, gather, permutation, scatter
+from yunmin_assets.columnar import shuffling
+from yunmin_assets.columnar.shuffling import WRITE_SHUFFLE, gather, permutation, place_of_last_row, scatter
 
 ROW_BYTES = 8
 
@@ -39,6 +40,13 @@ def test_the_order_for_a_seed_never_changes():
 def test_another_seed_or_key_gives_another_order():
     orders = [permutation(50, seed, key).tolist() for seed, key in [(0, ()), (0, (0,)), (0, (0, 0)), (1, ())]]
     assert len({tuple(order) for order in orders}) == 4
+
+
+@given(st.integers(1, 300), st.integers(0, 2**40), st.sampled_from([1, 7, 10_000]))
+def test_the_place_of_the_last_row_is_known_without_shuffling(rows, seed, keys_at_once):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shuffling, "KEYS_AT_ONCE", keys_at_once)
+        assert permutation(rows, seed, (WRITE_SHUFFLE,))[place_of_last_row(rows, seed)] == rows - 1
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 100, 3000, 1 << 20])

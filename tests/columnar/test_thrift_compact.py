@@ -60,6 +60,8 @@ def test_a_struct_that_is_cut_short_is_refused(length):
 def test_endless_nesting_and_unknown_types_are_refused():
     with pytest.raises(ThriftError, match="nested deeper"):
         CompactReader(b"\x1c" * 10_000).read_struct()
+    with pytest.raises(ThriftError, match="nested deeper"):
+        CompactReader(b"\x19" * 10_000).read_struct()
     with pytest.raises(ThriftError, match="unexpected Thrift type 11"):
         CompactReader(b"\x1b\x00").read_struct()
 

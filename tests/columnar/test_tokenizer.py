@@ -9,11 +9,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tests.columnar.toy_domain import with_gap_in_ids
 from yunmin_assets.columnar import (
+    PackConfig,
     TokenizerConfig,
+    pack_documents,
     tokenize_documents,
     tokenizer,
     tokenizer_hash,
@@ -157,8 +160,11 @@ def test_an_empty_text_has_no_tokens(trained):
 
 def test_documents_without_text_are_refused(trained):
     batches = [pa.record_batch({"text": texts}) for texts in (["가", "나"], ["다", None, None])]
-    with pytest.raises(ValueError, match="document 3 has no text"):
+    with pytest.raises(ValueError, match=r"^document 3: text is null; mend or remove it"):
         list(tokenize_documents(batches, trained[0]))
+    broken = pa.array(["가".encode(), b"a\xff"]).view(pa.string())
+    with pytest.raises(ValueError, match=r"^document 1 \(id 'y'\): text is not UTF-8 at byte 1; mend or"):
+        list(tokenize_documents(pa.table({"id": ["x", "y"], "text": broken}), trained[0]))
     with pytest.raises(ValueError, match="no column 'text'"):
         list(tokenize_documents(pa.table({"body": ["가"]}), trained[0]))
 
@@ -167,6 +173,28 @@ def test_an_existing_tokenizer_is_taken_over_as_it_is(trained, tmp_path):
     summary = train_tokenizer(iter(()), TokenizerConfig(path=trained[0]), tmp_path / "copy")
     assert summary.sha256 == trained[1].sha256
     assert summary.trained_on_documents == 0
+
+
+def test_the_vocabulary_of_a_tokenizer_with_gaps_in_its_ids_reaches_up_to_the_largest(trained, tmp_path):
+    source = with_gap_in_ids(trained[0], tmp_path / "gaps")
+    summary = train_tokenizer(iter(()), TokenizerConfig(path=source), tmp_path / "copy")
+    assert summary.vocab_size == trained[1].vocab_size + 10
+    tokens = [*tokenize_documents(pa.table({"text": TEXTS}), tmp_path / "copy")]
+    assert max(ids.max() for ids in tokens) >= trained[1].vocab_size
+    config = PackConfig(seq_len=8, vocab_size=summary.vocab_size, eos_id=summary.eos_id)
+    assert pack_documents(tokens, tmp_path / "packed", config).documents == len(TEXTS)
+
+
+def test_a_tokenizer_whose_end_of_text_a_text_can_spell_is_refused(tmp_path):
+    pieces = ["</s>", "<unk>", "가", "▁", "<", "/", "s", ">"]
+    unigram = Tokenizer(models.Unigram([(piece, 0.0) for piece in pieces], unk_id=1))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    PreTrainedTokenizerFast(tokenizer_object=unigram, eos_token="</s>").save_pretrained(tmp_path / "unigram")
+    with pytest.raises(
+        ValueError, match=r"unigram: a text that contains '</s>' gets the id of the end-of-text"
+    ):
+        train_tokenizer(iter(()), TokenizerConfig(path=tmp_path / "unigram"), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_tokenizer_without_end_of_text_is_refused(tmp_path):

@@ -1,7 +1,9 @@
 """A small synthetic domain, what writes its shards, and a disk that takes no more."""
 
 import contextlib
+import json
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,16 @@ def write(
     sources = {split: home / f"{split}.parquet" for split in ("train", "validation")}
     arguments = {"tokenizer_dir": home / "tokenizer", "domain": "law", **options}
     return write_domain_shards(sources, folder=folder, config=config, workspace=workspace, **arguments)
+
+
+def with_gap_in_ids(source: Path, folder: Path) -> Path:
+    """A copy of a tokenizer in which no token has the ids 290 to 299, so that it has ten more ids than tokens."""
+    shutil.copytree(source, folder)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = {token: id + 10 * (id >= 290) for token, id in vocabulary.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return folder
 
 
 @contextlib.contextmanager

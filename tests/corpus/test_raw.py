@@ -62,7 +62,7 @@ def test_a_missing_raw_folder_is_named_with_the_cure(root: UPath) -> None:
     ("name", "content"),
     [
         ("a.jsonl", CONTENT),
-        ("a.jsonl.gz", gzip.compress(CONTENT)),
+        ("a.jsonl.gz", gzip.compress(CONTENT, mtime=0)),
         ("a.jsonl.zst", zstd(CONTENT)),
         ("two_frames.jsonl.zst", zstd(CONTENT[:40]) + zstd(CONTENT[40:])),
         ("blank_lines.jsonl", CONTENT.replace(b"\n", b"\n\n \r\n") + b"\n"),

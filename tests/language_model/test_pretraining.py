@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.columnar.toy_domain import with_gap_in_ids
 from tests.language_model.toy import folder_bytes, save_toy_tokenizer, toy_batches
 from yunmin_assets.language_model import (
     ModelConfig,
@@ -24,6 +25,14 @@ def test_the_folder_holds_model_and_tokenizer_and_is_the_same_every_time(tmp_pat
         train_from_scratch(batches, MODEL, TRAINING, tmp_path / "tokenizer", tmp_path / name, checkpoints)
     assert folder_bytes(tmp_path / "first") == folder_bytes(tmp_path / "second")
     assert load_model(tmp_path / "first").config.vocab_size == len(load_tokenizer(tmp_path / "first")) == 300
+
+
+def test_a_gap_in_the_ids_of_the_tokenizer_gets_embeddings_too(tmp_path):
+    save_toy_tokenizer(tmp_path / "plain")
+    folder = with_gap_in_ids(tmp_path / "plain", tmp_path / "tokenizer")
+    batches = toy_batches(load_tokenizer(folder), "law")
+    train_from_scratch(batches, MODEL, TRAINING, folder, tmp_path / "model", tmp_path / "checkpoints")
+    assert load_model(tmp_path / "model").config.vocab_size == 310
 
 
 def test_an_output_folder_in_use_is_refused_before_training(tmp_path):

@@ -40,7 +40,7 @@ merge_and_evaluate = define_asset_job(
     selection=AssetSelection.assets(
         "joint_adapter", "domain_weights", "merged_model", "loading_benchmark", "eval_report"
     ),
-    description="Train the joint control, search the domain weights, merge the difference vectors, measure loading, write the report.",
+    description="Joint control, domain weights, merged model, loading speed and the report.",
 )
 
 jobs = [whole_pipeline, per_domain_chain, merge_and_evaluate]

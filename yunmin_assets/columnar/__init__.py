@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from yunmin_assets.columnar.document_boundaries import document_ends, document_numbers, position_ids
     from yunmin_assets.columnar.document_reader import read_document_batches
     from yunmin_assets.columnar.loader import PackedDataset
-    from yunmin_assets.columnar.manifest import PackManifest, verify_packed
+    from yunmin_assets.columnar.manifest import PackManifest
     from yunmin_assets.columnar.mixed_loader import MixedDataset
     from yunmin_assets.columnar.packing import pack_documents
     from yunmin_assets.columnar.page_reader import DamagedFileError, PageReader
@@ -68,7 +68,7 @@ _MODULE_OF = {
     "tokenize_documents": "tokenizer",
     "tokenizer_hash": "tokenizer",
     "train_tokenizer": "tokenizer_training",
-    "verify_packed": "manifest",
+    "verify_packed": "verification",
     "write_domain_shards": "shards",
 }
 

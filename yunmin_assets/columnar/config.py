@@ -1,7 +1,7 @@
 """Options of the columnar stage."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ class TokenizerConfig(ConfigModel):
 class PackOptions(ConfigModel):
     """Layout of the packed product, as far as it does not depend on the tokenizer.
 
-    A row holds `seq_len` + 1 tokens, so that inputs and labels are two views of one row.
+    A row holds `seq_len` + 1 tokens, so that a row alone gives inputs and labels.
     """
 
     seq_len: int = Field(default=2048, ge=1)
@@ -32,6 +32,10 @@ class PackOptions(ConfigModel):
     """Uncompressed bytes, of tokens or of text, after which a new shard is begun."""
     shuffle_memory_mb: float = Field(default=256, gt=0)
     """Memory of the shuffle at write, in units of 1024² bytes; the result does not depend on it."""
+
+    def fingerprint_options(self) -> dict[str, Any]:
+        """The options that the result depends on, as JSON values."""
+        return self.model_dump(mode="json", exclude={"shuffle_memory_mb"})
 
 
 class PackConfig(PackOptions):

@@ -23,10 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from yunmin_assets.columnar.parquet_batches import iterate_batches
 from yunmin_assets.columnar.shard_writer import FOOTER_PREFIX
 from yunmin_assets.documents import DOCUMENT_SCHEMA, DOCUMENT_WRITE_OPTIONS, ROW_GROUP_DOCUMENTS
 from yunmin_assets.files import flush
+from yunmin_assets.parquet_batches import iterate_batches
 
 LARGEST_ROW_GROUP_BYTES = 64 * 1024 * 1024
 TOKEN_COUNT_FIELD = pa.field("n_tokens", pa.int32(), nullable=False)

@@ -23,7 +23,8 @@ from upath import UPath
 from yunmin_assets.columnar.batches import BatchMaker, PackedBatch
 from yunmin_assets.columnar.packed_store import open_store
 from yunmin_assets.columnar.reading_order import ReadingOrder
-from yunmin_assets.columnar.resumable import ResumableDataset, check_arguments
+from yunmin_assets.columnar.remote_shards import warn_of_small_cache
+from yunmin_assets.columnar.resumable import Arguments, ResumableDataset, is_remote, located
 from yunmin_assets.columnar.row_stream import RowStream
 
 DEFAULT_LANES = 8
@@ -39,7 +40,20 @@ class PackedDataset(ResumableDataset):
     get a batch of no rows then (shape [0, L]): every rank sees the same number of batches.
 
     No `DataLoader` is needed. Inside one (`batch_size=None`), any number of workers gives the same batches in
-    the same order; every worker reads nearly every page, so more than one or two only cost.
+    the same order; every worker reads nearly every page, so more than one or two only cost. Workers read copies:
+
+    - Every loop begins where this data set stands, and does not move it: call `set_epoch` before each, else all
+      epochs have the same order. With `persistent_workers` every loop goes on to the next epoch by itself.
+    - A loop that was left early cannot be continued, for workers read ahead. With `persistent_workers` the next
+      loop is the next epoch, or where `epochs` is None the same again.
+    - Where a run stands only torchdata's `StatefulDataLoader` knows; `state_dict` of the data set refuses.
+
+    Under `accelerate` say which rank this process is, and do not `prepare` the loader:
+
+        PackedDataset(path, rank=accelerator.process_index, world_size=accelerator.num_processes)
+
+    `prepare` takes one `DataLoader` of several processes for several copies of the same rows, or lets one process
+    read for all; a step's rows and the state are then no longer what is said here.
 
     Args:
         path: the folder, or an `s3://` prefix.
@@ -54,7 +68,11 @@ class PackedDataset(ResumableDataset):
             is used at once. By default so for a remote `path`, and not for a folder.
         read_thread: a thread reads, so that the loop need not wait for slow storage. By default so for a
             remote `path`; from a local disk the loop itself is twice as fast. Try it on a network disk.
-        remote: for a remote path, options of `RemoteShards`: `cache`, `cache_bytes`, `storage_options`.
+        remote: only for a remote path: options of `RemoteShards`: `cache`, `cache_bytes`, `storage_options`.
+
+    Warns:
+        UserWarning: several processes of torch.distributed, but `world_size` is 1; or single pages are shuffled
+            that lie in remote blocks, more than the cache holds.
 
     Raises:
         FileNotFoundError: the manifest, a shard or its index is missing.
@@ -67,6 +85,8 @@ class PackedDataset(ResumableDataset):
             logits = model(batch["input_ids"])
             loss = cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
     """
+
+    OPENED = ("_store", "_order")
 
     def __init__(
         self,
@@ -83,17 +103,16 @@ class PackedDataset(ResumableDataset):
         read_thread: bool | None = None,
         remote: Mapping[str, Any] | None = None,
     ):
-        check_arguments(batch_size, seed, rank, world_size, window_pages, lanes)
         if epochs is not None and epochs < 1:
             raise ValueError("epochs must be 1 or more, or None for an endless loop")
-        self._path, self._remote = path, dict(remote or {})
-        self._store = open_store(path, **self._remote)
-        super().__init__(batch_size, rank, world_size, epochs, self._store.manifest.rows)
-        is_remote = "://" in str(path)
-        shuffle_blocks = is_remote if shuffle_blocks is None else shuffle_blocks
-        self._read_thread = is_remote if read_thread is None else read_thread
-        blocks = self._store.blocks if shuffle_blocks else None
-        self._order = ReadingOrder(self._store.page_rows, seed, shuffle, window_pages, lanes, blocks)
+        self._remote = dict(remote or {})
+        (self._path,) = located([path], self._remote)
+        self._shuffle = shuffle
+        self._shuffle_blocks = is_remote(path) if shuffle_blocks is None else shuffle_blocks
+        self._read_thread = is_remote(path) if read_thread is None else read_thread
+        super().__init__(Arguments(batch_size, seed, rank, world_size, window_pages, lanes), epochs)
+        if shuffle and not self._shuffle_blocks and is_remote(path):
+            warn_of_small_cache(sum(file.bytes for file in self._store.manifest.files), **self._remote)
 
     def __len__(self) -> int:
         """Batches of a whole loop of `epochs` epochs, the same on every rank.
@@ -103,11 +122,11 @@ class PackedDataset(ResumableDataset):
         """
         if self._epochs is None:
             raise TypeError("an endless PackedDataset (epochs=None) has no length")
-        return self._epochs * -(-self._epoch_rows // self._batch_size)
+        return self._epochs * -(-self._epoch_rows // self._arguments.batch_size)
 
     def __iter__(self) -> Iterator[PackedBatch]:
         steps, manifest = self._steps(), self._store.manifest
-        maker = BatchMaker(manifest.seq_len, manifest.eos_id, self._store.domains)
+        maker = BatchMaker(manifest.seq_len, self._store.domains)
         with RowStream(
             self._store,
             self._order,
@@ -125,20 +144,26 @@ class PackedDataset(ResumableDataset):
                     yield batch
         self._has_finished(steps.end_epoch)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Open files stay behind: a worker process that is spawned opens its own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_store"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+    def _open(self) -> int:
         self._store = open_store(self._path, **self._remote)
+        self._order = ReadingOrder(
+            self._store.page_rows,
+            self._arguments.seed,
+            self._shuffle,
+            self._arguments.window_pages,
+            self._arguments.lanes,
+            self._store.blocks if self._shuffle_blocks else None,
+        )
+        return self._store.manifest.rows
+
+    def _description(self) -> str:
+        manifest = self._store.manifest
+        return f"{str(self._path)!r} with {manifest.rows} rows in {len(manifest.files)} shards"
 
     def _identity(self) -> dict[str, Any]:
         return {
             "manifest": self._store.manifest.fingerprint,
-            "seed": self._order.seed,
-            "shuffle": self._order.shuffle,
-            "window_pages": self._order.window_pages,
-            "lanes": self._order.lanes,
-            "shuffle_blocks": self._order.blocks is not None,
+            "shuffle": self._shuffle,
+            "shuffle_blocks": self._shuffle_blocks,
+            **super()._identity(),
         }

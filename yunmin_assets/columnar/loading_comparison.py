@@ -19,8 +19,9 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from yunmin_assets.columnar.loading_readers import READERS, SHUFFLE_BUFFER_ROWS, Measured
-from yunmin_assets.columnar.loading_sample import write_sample
+from yunmin_assets.columnar.jsonl_readers import SHUFFLE_BUFFER_ROWS
+from yunmin_assets.columnar.loading_readers import READERS, Measured
+from yunmin_assets.columnar.loading_sample import Folder, write_sample
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.plots import bars, markdown_table
 from yunmin_assets.progress import Log, silent
@@ -28,6 +29,7 @@ from yunmin_assets.progress import Log, silent
 READER_PROGRAM = "yunmin_assets.columnar.loading_readers"
 LONGEST_SECONDS = 120.0
 MEGABYTE = 1e6
+LEAST_READERS = 2  # of a kind, to be compared
 
 NAMES = {
     "texts_by_json": "text · JSONL, json",
@@ -53,13 +55,16 @@ class LoadingComparison(ConfigModel):
     failures: dict[str, str] = Field(default_factory=dict)
     """Reader → what went wrong."""
 
-    @property
-    def found_the_same(self) -> bool:
-        """Whether all readers of text, and all readers of rows, found the same."""
-        return all(
-            len({measured.found for name, measured in self.readers.items() if name.startswith(kind)}) <= 1
-            for kind in ("texts", "rows")
-        )
+    def disagreements(self) -> list[str]:
+        """Why it is not shown that the readers of a kind found the same; nothing when it is."""
+        problems = []
+        for kind in ("texts", "rows"):
+            found = {name: item.found for name, item in self.readers.items() if name.startswith(kind)}
+            if len(found) < LEAST_READERS:
+                problems.append(f"{len(found)} readers of {kind} came to an end, it takes {LEAST_READERS}")
+            elif len({*found.values()}) > 1:
+                problems.append(f"different {kind}: " + ", ".join(f"{n} {h[:8]}" for n, h in found.items()))
+        return problems
 
     def speedup(self, reader: str, baseline: str) -> float | None:
         """How often a reader goes through the sample in the CPU time of a baseline."""
@@ -73,12 +78,12 @@ class LoadingComparison(ConfigModel):
 
 
 def compare_loading(
-    shards: Mapping[str, Path], log: Log = silent, *, readers: Sequence[str] = tuple(READERS)
+    shards: Mapping[str, Folder], log: Log = silent, *, readers: Sequence[str] = tuple(READERS)
 ) -> LoadingComparison:
     """Measure readers on a sample of what was written for several domains.
 
     Args:
-        shards: domain → a folder written by `write_domain_shards`.
+        shards: domain → a folder or remote prefix written by `write_domain_shards`.
         log: progress.
         readers: names of functions in loading_readers; one that fails is reported, and the others go on.
 

@@ -6,12 +6,15 @@ Prints one JSON object (`Measured`). A reader goes through everything once to wa
 and how much memory it took; then again, for the time, until it has used one second. CPU seconds are those of
 all threads. Memory is the peak of the process's own pages (RssAnon in proc(5), looked at every two
 milliseconds) over what it took with its libraries loaded.
+
+What was found is a hash: of the texts in their order; of the rows' input ids, each row by itself and then
+added up, because not all readers keep the order.
 """
 
 import collections
+import hashlib
 import itertools
 import json
-import random
 import statistics
 import sys
 import threading
@@ -22,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow.compute as pc
 
 from yunmin_assets.columnar.document_reader import read_document_batches
+from yunmin_assets.columnar.jsonl_readers import through_shuffle_buffer, values_of_lines
 from yunmin_assets.columnar.loading_sample import (
     DOCUMENTS_JSONL,
     DOCUMENTS_PARQUET,
@@ -33,10 +36,10 @@ from yunmin_assets.columnar.loading_sample import (
 )
 from yunmin_assets.columnar.shard_writer import TOKENS
 from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.process_memory import WITHOUT_FILES, memory_bytes
 
-BATCH_ROWS = 8
+TRAINING_BATCH_ROWS = 8
 WINDOW_PAGES = 256
-SHUFFLE_BUFFER_ROWS = 10_000
 ENOUGH_SECONDS, MOST_PASSES = 1.0, 5
 SECONDS_BETWEEN_LOOKS = 0.002
 
@@ -49,22 +52,18 @@ class Measured(ConfigModel):
     passes: int
     extra_memory_bytes: int | None
     """None where the operating system does not tell."""
-    found: int
-    """Texts: characters in all. Rows: sum of all input ids. To see that readers found the same."""
+    found: str
+    """Hash of the texts, or of the rows' input ids in any order; to see that readers found the same."""
 
 
 def texts_by_json(folder: Path) -> Iterator[Any]:
     """The usual way: a line, `json.loads`, the text."""
-    with (folder / DOCUMENTS_JSONL).open("rb") as file:
-        for line in file:
-            yield json.loads(line)["text"]
+    return values_of_lines(folder / DOCUMENTS_JSONL, "text", json.loads)
 
 
 def texts_by_orjson(folder: Path) -> Iterator[Any]:
     """The same with the fastest JSON library."""
-    with (folder / DOCUMENTS_JSONL).open("rb") as file:
-        for line in file:
-            yield orjson.loads(line)["text"]
+    return values_of_lines(folder / DOCUMENTS_JSONL, "text", orjson.loads)
 
 
 def texts_by_parquet(folder: Path) -> Iterator[Any]:
@@ -81,24 +80,27 @@ def texts_as_arrow(folder: Path) -> Iterator[Any]:
 
 def rows_by_json(folder: Path) -> Iterator[Any]:
     """Token lists from JSONL as batches, in stored order."""
-    yield from _batches(_token_lists(folder, json.loads))
+    yield from _training_batches(values_of_lines(folder / ROWS_JSONL, TOKENS, json.loads))
 
 
 def rows_by_orjson(folder: Path) -> Iterator[Any]:
     """The same with the fastest JSON library."""
-    yield from _batches(_token_lists(folder, orjson.loads))
+    yield from _training_batches(values_of_lines(folder / ROWS_JSONL, TOKENS, orjson.loads))
 
 
 def rows_by_orjson_shuffled(folder: Path) -> Iterator[Any]:
     """The same through a shuffle buffer, as streaming loaders do."""
-    yield from _batches(_through_buffer(_token_lists(folder, orjson.loads)))
+    rows = values_of_lines(folder / ROWS_JSONL, TOKENS, orjson.loads)
+    yield from _training_batches(through_shuffle_buffer(rows))
 
 
 def rows_by_packed_dataset(folder: Path) -> Iterator[Any]:
     """`PackedDataset`, shuffled."""
     from yunmin_assets.columnar import PackedDataset
 
-    yield from PackedDataset(folder / SAMPLE_PACKED, batch_size=BATCH_ROWS, window_pages=WINDOW_PAGES)
+    yield from PackedDataset(
+        folder / SAMPLE_PACKED, batch_size=TRAINING_BATCH_ROWS, window_pages=WINDOW_PAGES
+    )
 
 
 READERS: dict[str, Callable[[Path], Iterator[Any]]] = {
@@ -122,7 +124,7 @@ def measure(reader: str, folder: Path) -> Measured:
     if reader.startswith("rows"):
         from yunmin_assets.columnar import PackedDataset  # noqa: F401  torch and all that training loads anyway
     with _MemoryWatch() as memory:
-        found = sum(map(_size, read(folder)))
+        found = (_hash_of_texts if reader.startswith("texts") else _hash_of_rows)(read(folder))
     seconds: list[float] = []
     while not seconds or (sum(seconds) < ENOUGH_SECONDS and len(seconds) < MOST_PASSES):
         started = time.process_time()
@@ -142,7 +144,7 @@ class _MemoryWatch:
     extra_bytes: int | None = None
 
     def __enter__(self) -> "_MemoryWatch":
-        self._begun, self._is_over = _own_memory_bytes(), threading.Event()
+        self._begun, self._is_over = memory_bytes(WITHOUT_FILES), threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
@@ -153,56 +155,44 @@ class _MemoryWatch:
 
     def _watch(self) -> None:
         while self._begun is not None:
-            now = _own_memory_bytes()
+            now = memory_bytes(WITHOUT_FILES)
             if now is not None:
                 self.extra_bytes = max(self.extra_bytes or 0, now - self._begun)
             if self._is_over.wait(SECONDS_BETWEEN_LOOKS):
                 return
 
 
-def _own_memory_bytes() -> int | None:
-    """Memory of this process without files; None where the operating system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), None)
-
-
-def _token_lists(folder: Path, loads: Callable[[bytes], Any]) -> Iterator[list[int]]:
-    with (folder / ROWS_JSONL).open("rb") as file:
-        for line in file:
-            yield loads(line)[TOKENS]
-
-
-def _through_buffer(rows: Iterable[list[int]]) -> Iterator[list[int]]:
-    """Fill a buffer, then give out a random row for each that comes in."""
-    chance = random.Random(0)
-    iterator = iter(rows)
-    buffer = [*itertools.islice(iterator, SHUFFLE_BUFFER_ROWS)]
-    for row in iterator:
-        place = chance.randrange(len(buffer))
-        yield buffer[place]
-        buffer[place] = row
-    chance.shuffle(buffer)
-    yield from buffer
-
-
-def _batches(rows: Iterator[list[int]]) -> Iterator[dict[str, Any]]:
+def _training_batches(rows: Iterator[list[int]]) -> Iterator[dict[str, Any]]:
     """What a training step takes, int64 [8, seq_len] twice."""
     import torch
 
-    while batch := [*itertools.islice(rows, BATCH_ROWS)]:
+    while batch := [*itertools.islice(rows, TRAINING_BATCH_ROWS)]:
         tokens = torch.from_numpy(np.array(batch, np.int64))
         yield {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:]}
 
 
-def _size(item: Any) -> int:
-    if isinstance(item, str):
-        return len(item)
-    if isinstance(item, dict):
-        return int(item["input_ids"].sum())
-    return int(pc.sum(pc.utf8_length(item)).as_py() or 0)
+def _hash_of_texts(items: Iterable[Any]) -> str:
+    """SHA-256 over the lengths and the UTF-8 bytes of texts, that come one by one or as Arrow arrays."""
+    lengths, content = hashlib.sha256(), hashlib.sha256()
+    for item in items:
+        if isinstance(item, str):
+            text = item.encode()
+            lengths.update(len(text).to_bytes(8, "little"))
+            content.update(text)
+        else:  # not as Python strings: they would be counted as memory that the reader took
+            offsets = np.frombuffer(item.buffers()[1], "<i8")[item.offset : item.offset + len(item) + 1]
+            lengths.update(np.diff(offsets).tobytes())
+            content.update(memoryview(item.buffers()[2])[offsets[0] : offsets[-1]])
+    return hashlib.sha256(lengths.digest() + content.digest()).hexdigest()
+
+
+def _hash_of_rows(batches: Iterable[dict[str, Any]]) -> str:
+    """Sum of the rows' SHA-256, modulo 2^256."""
+    total = 0
+    for batch in batches:
+        for row in np.ascontiguousarray(batch["input_ids"].numpy().astype("<i8")):
+            total += int.from_bytes(hashlib.sha256(row).digest(), "little")
+    return f"{total % 2**256:064x}"
 
 
 if __name__ == "__main__":

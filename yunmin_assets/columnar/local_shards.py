@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yunmin_assets.columnar.manifest import PackManifest
+from yunmin_assets.columnar.open_files import opener
 from yunmin_assets.columnar.page_reader import DamagedFileError
 from yunmin_assets.columnar.shard_index import ShardIndex, open_shard_index
 
@@ -20,7 +21,7 @@ class LocalShards:
     """`ShardFiles` of a folder. Reading is positional, so processes that were forked may share it."""
 
     def __init__(self, folder: Path):
-        """Open every shard.
+        """Look at every shard.
 
         Raises:
             FileNotFoundError: the manifest or a shard is missing.
@@ -36,17 +37,17 @@ class LocalShards:
                 problem = f"the file has {found_bytes} of the {entry.bytes} bytes in the manifest"
                 raise DamagedFileError(path, min(found_bytes, entry.bytes), problem)
         self._advices_left = ADVICES_AFTER_SLOW_READ  # until it is known to be fast
-        self._files = [path.open("rb", buffering=0) for path in self._paths]
+        self._opened = opener()
 
     def open_index(self, shard: int) -> ShardIndex:
         """See `ShardFiles`."""
         entry = self.manifest.files[shard]
-        return open_shard_index(self._paths[shard], entry.index_sha256, self.manifest.seq_len)
+        return open_shard_index(self._paths[shard], entry.index_sha256, self.manifest.seq_len, self._opened)
 
     def read(self, shard: int, offset: int, target: memoryview) -> int:
         """See `ShardFiles`."""
         started = time.perf_counter()
-        size = os.preadv(self._files[shard].fileno(), [target], offset)
+        size = os.preadv(self._opened(self._paths[shard]).descriptor, [target], offset)
         if time.perf_counter() - started > SECONDS_FROM_MEMORY:
             self._advices_left = ADVICES_AFTER_SLOW_READ
         return size
@@ -56,9 +57,9 @@ class LocalShards:
         if self._advices_left == 0 or not hasattr(os, "posix_fadvise"):  # macOS has none
             return
         self._advices_left -= 1
-        file = self._files[shard].fileno()
+        file = self._opened(self._paths[shard])
         for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
-            os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     def forget(self, shard: int, offset: int) -> bool:
         """The folder is the original, not a copy."""
@@ -67,8 +68,3 @@ class LocalShards:
     def name(self, shard: int) -> str:
         """See `ShardFiles`."""
         return str(self._paths[shard])
-
-    def close(self) -> None:
-        """See `ShardFiles`."""
-        for file in self._files:
-            file.close()

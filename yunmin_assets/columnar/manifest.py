@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from yunmin_assets.columnar.page_reader import DamagedFileError
-from yunmin_assets.columnar.shard_index import check_index, index_name
+from yunmin_assets.columnar.shuffling import place_of_last_row
 from yunmin_assets.config_model import ConfigModel
-from yunmin_assets.files import sha256_of
-from yunmin_assets.progress import Log, Progress, silent
+from yunmin_assets.files import write_whole
 
 MANIFEST_FILE = "manifest.json"
 FINGERPRINT = "fingerprint"
@@ -26,7 +26,7 @@ def shard_name(number: int) -> str:
 class ShardEntry(ConfigModel):
     """One Parquet file."""
 
-    name: str
+    name: str = Field(pattern=r"^shard-[0-9]{5,}\.parquet$")
     rows: int
     bytes: int
     sha256: str
@@ -45,6 +45,9 @@ class PackManifest(ConfigModel):
     documents: int
     padding_tokens: int
     """End-of-text tokens that fill up the one incomplete row."""
+    padded_row: int | None = None
+    """Number of that row in stored order, over all shards from 0; None without padding, and in manifests that
+    are older than this field (see `place_of_padding`)."""
     domains: dict[str, int]
     """Rows of each domain."""
     tokenizer_hash: str
@@ -70,11 +73,16 @@ class PackManifest(ConfigModel):
         """SHA-256 of the manifest. It covers the hash of every file, so it names the data set."""
         return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
+    def place_of_padding(self) -> int | None:
+        """`padded_row`, worked out where the manifest is older than it; None without padding."""
+        if self.padding_tokens == 0 or self.padded_row is not None:
+            return self.padded_row
+        return place_of_last_row(self.rows, self.seed)
+
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`."""
         content = {**self.model_dump(mode="json", exclude_none=True), FINGERPRINT: self.fingerprint}
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+        write_whole(folder / MANIFEST_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "PackManifest":
@@ -109,24 +117,3 @@ class PackManifest(ConfigModel):
         if written not in (None, manifest.fingerprint):
             raise DamagedFileError(path, 0, f"the content does not match its own {FINGERPRINT}")
         return manifest
-
-
-def verify_packed(folder: Path, log: Log = silent) -> PackManifest:
-    """Read every byte of a packed data set and compare it with the manifest.
-
-    Raises:
-        FileNotFoundError: the manifest or a shard is missing.
-        ValueError: a shard's bytes differ from those that were written.
-    """
-    manifest = PackManifest.read(folder)
-    with Progress(log, "shards", len(manifest.files)) as progress:
-        for entry in manifest.files:
-            if sha256_of(folder / entry.name) != entry.sha256:
-                raise ValueError(
-                    f"{folder / entry.name}: the file's SHA-256 is not the one in {MANIFEST_FILE}"
-                )
-            if entry.index_sha256 is not None:
-                index = folder / index_name(entry.name)
-                check_index(index, index.read_bytes(), entry.index_sha256)
-            progress.advance()
-    return manifest

@@ -10,6 +10,7 @@ anywhere among those of a source, so each of several ranks reads nearly every pa
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from yunmin_assets.columnar.manifest import PackManifest
 from yunmin_assets.columnar.mixing import CYCLE, MixingSchedule, places_of_sources
 from yunmin_assets.columnar.packed_store import open_store
 from yunmin_assets.columnar.reading_order import ReadingOrder
-from yunmin_assets.columnar.resumable import ENDLESS, ResumableDataset, check_arguments
+from yunmin_assets.columnar.remote_shards import warn_of_small_cache
+from yunmin_assets.columnar.resumable import ENDLESS, Arguments, ResumableDataset, is_remote, located
 from yunmin_assets.columnar.row_stream import Rows, RowStream
 from yunmin_assets.columnar.steps import Steps
 
@@ -34,23 +36,29 @@ MUST_BE_EQUAL = ("seq_len", "dtype", "eos_id", "vocab_size", "tokenizer_hash")
 class MixedDataset(ResumableDataset):
     """Iterates without end over packed data sets, in proportion to weights.
 
-    Batches are those of `PackedDataset`; `domain` names the source of each row.
+    Batches are those of `PackedDataset`, and so are the rules for several ranks and for `DataLoader` workers;
+    `domain` names the source of each row.
 
     Args:
         paths: name of a source → folder or `s3://` prefix written by `pack_documents`.
-        weights: name of a source → positive number; rounded to 1/1024 of their sum.
+        weights: name of a source → positive number; rounded to 1/1024 of their sum, at least one.
         batch_size, seed, rank, world_size, window_pages, lanes, shuffle_blocks, read_thread, remote: see
             `PackedDataset`.
 
     Raises:
         FileNotFoundError, DamagedFileError: see `PackedDataset`.
         ValueError: names and weights do not match, the sources have different tokenizers or layouts, or
-            arguments that do not fit together.
+            arguments that do not fit together; a weight is too small for one row in 1024.
+
+    Warns:
+        UserWarning: see `PackedDataset`.
 
     Example:
         dataset = MixedDataset({"law": "packed/law", "news": "packed/news"}, {"law": 0.7, "news": 0.3})
         for batch in dataset: ...
     """
+
+    OPENED = ("_stores", "_manifest", "_orders")
 
     def __init__(
         self,
@@ -66,23 +74,23 @@ class MixedDataset(ResumableDataset):
         read_thread: bool | None = None,
         remote: Mapping[str, Any] | None = None,
     ):
-        check_arguments(batch_size, seed, rank, world_size, window_pages, lanes)
         if paths.keys() != weights.keys():
             raise ValueError(f"weights for {sorted(weights)}, but paths for {sorted(paths)}: name the same")
-        super().__init__(batch_size, rank, world_size, None, ENDLESS)
         places = places_of_sources(weights)
-        self._names = list(places)
-        self._schedule = MixingSchedule(tuple(places.values()), seed)
-        self._paths = [paths[name] for name in self._names]
-        self._remote, self._lanes, self._window_pages = dict(remote or {}), lanes, window_pages
-        is_remote = any("://" in str(path) for path in self._paths)
-        self._shuffle_blocks = is_remote if shuffle_blocks is None else shuffle_blocks
-        self._read_thread = is_remote if read_thread is None else read_thread
-        self._open()
+        self._names, self._places = list(places), tuple(places.values())
+        self._remote = dict(remote or {})
+        self._paths = located([paths[name] for name in self._names], self._remote)
+        has_remote = any(map(is_remote, self._paths))
+        self._shuffle_blocks = has_remote if shuffle_blocks is None else shuffle_blocks
+        self._read_thread = has_remote if read_thread is None else read_thread
+        super().__init__(Arguments(batch_size, seed, rank, world_size, window_pages, lanes), epochs=None)
+        self._schedule = MixingSchedule(self._places, self._arguments.seed)
+        if has_remote and not self._shuffle_blocks:
+            warn_of_small_cache(self._remote_bytes(), **self._remote)
 
     def __iter__(self) -> Iterator[PackedBatch]:
         steps = self._steps()
-        maker = BatchMaker(self._manifest.seq_len, self._manifest.eos_id, self._names)
+        maker = BatchMaker(self._manifest.seq_len, self._names)
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(self._stream(source, steps)) for source in range(len(self._names))]
             for run in steps.runs():
@@ -93,15 +101,10 @@ class MixedDataset(ResumableDataset):
                     self._has_delivered(step)
                     yield batch
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Open files stay behind: a worker process that is spawned opens its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_stores", "_orders")}
+    def set_epoch(self, epoch: int) -> None:
+        """Does nothing: a mixture has no epochs. Training frameworks call it by themselves."""
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-    def _open(self) -> None:
+    def _open(self) -> int:
         self._stores = [open_store(path, **self._remote) for path in self._paths]
         self._manifest = self._stores[0].manifest
         for name, store in zip(self._names, self._stores, strict=True):
@@ -109,14 +112,24 @@ class MixedDataset(ResumableDataset):
         self._orders = [
             ReadingOrder(
                 store.page_rows,
-                self._schedule.seed,
+                self._arguments.seed,
                 shuffle=True,
-                window_pages=max(1, round(self._window_pages * places / CYCLE)),
-                lanes=self._lanes,
+                window_pages=max(1, round(self._arguments.window_pages * places / CYCLE)),
+                lanes=self._arguments.lanes,
                 blocks=store.blocks if self._shuffle_blocks else None,
             )
-            for store, places in zip(self._stores, self._schedule.places, strict=True)
+            for store, places in zip(self._stores, self._places, strict=True)
         ]
+        return ENDLESS
+
+    def _remote_bytes(self) -> int:
+        """Bytes of the remote shards."""
+        stores = zip(self._paths, self._stores, strict=True)
+        return sum(file.bytes for path, store in stores if is_remote(path) for file in store.manifest.files)
+
+    def _description(self) -> str:
+        rows = sum(store.manifest.rows for store in self._stores)
+        return f"{len(self._names)} sources with {rows} rows"
 
     def _stream(self, source: int, steps: Steps) -> RowStream:
         store = self._stores[source]
@@ -141,18 +154,18 @@ class MixedDataset(ResumableDataset):
         return share
 
     def _identity(self) -> dict[str, Any]:
-        names = [
-            f"{name} {store.manifest.fingerprint}"
-            for name, store in zip(self._names, self._stores, strict=True)
-        ]
+        fingerprints = [store.manifest.fingerprint for store in self._stores]
         return {
-            "manifests": hashlib.sha256("\n".join(names).encode()).hexdigest(),
-            "weights": dict(zip(self._names, self._schedule.places, strict=True)),
-            "seed": self._schedule.seed,
-            "window_pages": self._window_pages,
-            "lanes": self._lanes,
+            "manifests": _hash([self._names, fingerprints]),
+            "weights": _hash([self._names, self._places]),
             "shuffle_blocks": self._shuffle_blocks,
+            **super()._identity(),
         }
+
+
+def _hash(values: list[Any]) -> str:
+    """SHA-256 of JSON values: the state of many sources stays small."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _gathered(streams: list[RowStream], sources: NDArray[np.int64]) -> Rows:
@@ -163,6 +176,7 @@ def _gathered(streams: list[RowStream], sources: NDArray[np.int64]) -> Rows:
     return Rows(
         np.concatenate([piece.tokens for piece in pieces])[order],
         np.concatenate([piece.start_bits for piece in pieces])[order],
+        np.concatenate([piece.padding for piece in pieces])[order],
         sources.astype(np.uint16),
     )
 

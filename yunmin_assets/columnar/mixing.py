@@ -1,8 +1,8 @@
 """Which source each row of a mixture comes from, in closed form.
 
-The rows are dealt in cycles of 1024. In each cycle every source has the same number of places, as its weight
-says, and the places are permuted. So the weights are met exactly in every cycle, to a resolution of 1/1024,
-and how many rows of a source lie before a position is known without walking there.
+The rows are dealt in cycles of 1024. In each cycle every source has the same number of places, less than one
+place from its exact share, and the places are permuted. So the mixture never strays from the rounded weights
+by more than a cycle, and how many rows of a source lie before a position is known without walking there.
 """
 
 from collections.abc import Mapping
@@ -15,27 +15,36 @@ from numpy.typing import NDArray
 from yunmin_assets.columnar.shuffling import MIXING_ORDER, permutation
 
 CYCLE = 1024
+SMALLEST_SHARE = 0.5 / CYCLE
+"""Of a source: what is less rounds to no place at all."""
 REMEMBERED_CYCLES = 256
 
 
 def places_of_sources(weights: Mapping[str, float]) -> dict[str, int]:
-    """Places of each source in a cycle: its share of 1024, rounded by largest remainders, at least one.
+    """Places of each source in a cycle: its share of 1024, rounded by largest remainders.
 
     Raises:
-        ValueError: a weight is not a positive number, or there are more sources than places.
+        ValueError: a weight is not a positive number, or so small that its source has no place.
     """
+    if not weights:
+        raise ValueError("a mixture needs at least one source")
     for name, weight in weights.items():
         if not 0 < weight < float("inf"):
             raise ValueError(f"the weight of {name!r} is {weight}: weights are positive, or leave it out")
-    if not 0 < len(weights) <= CYCLE:
-        raise ValueError(f"{len(weights)} sources cannot be mixed: 1 to {CYCLE}")
     names = sorted(weights)
-    exact = np.array([weights[name] for name in names], np.float64)
-    exact *= CYCLE / exact.sum()
-    places = np.maximum(np.floor(exact), 1).astype(np.int64)
-    while (missing := CYCLE - places.sum()) != 0:
-        lacking = exact - places if missing > 0 else np.where(places > 1, places - exact, -np.inf)
-        places[np.argmax(lacking)] += np.sign(missing)
+    shares = np.array([weights[name] for name in names], np.float64)
+    shares /= shares.max()  # before they are summed: the sum of large numbers may be infinite
+    shares /= shares.sum()
+    exact = shares * CYCLE
+    places = np.floor(exact).astype(np.int64)
+    largest_remainders = np.argsort(places - exact, kind="stable")
+    places[largest_remainders[: CYCLE - places.sum()]] += 1
+    for name, share, own in zip(names, shares.tolist(), places.tolist(), strict=True):
+        if share < SMALLEST_SHARE or own == 0:
+            raise ValueError(
+                f"the weight of {name!r} is {share:.2g} of all, too little for one row in {CYCLE}: give it more, "
+                "leave it out, or pack it together with another source"
+            )
     return dict(zip(names, places.tolist(), strict=True))
 
 

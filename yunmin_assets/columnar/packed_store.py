@@ -3,7 +3,7 @@
 Only indexes are read when a store is opened. A page is read, checked against the CRC32 of its payload, and
 decompressed when it is asked for.
 
-Price: 32 bytes of memory per page, and two open files per shard.
+Price: 32 bytes of memory per page.
 """
 
 import bisect
@@ -42,9 +42,6 @@ class ShardFiles(Protocol):
     def name(self, shard: int) -> str:
         """What to call a shard in a message."""
 
-    def close(self) -> None:
-        """Close all files."""
-
 
 class PageBuffer(NamedTuple):
     """What a thread needs to read pages."""
@@ -60,6 +57,8 @@ class Page(NamedTuple):
     """uint16 or uint32 [rows, seq_len + 1], read-only; valid until the buffer is used again."""
     starts: NDArray[np.uint32]
     """Document starts: row in the page × seq_len + input position."""
+    padding: NDArray[np.uint32] | None
+    """[rows] how many tokens at each row's end are padding; None when no row has any, as in all pages but one."""
     domains: NDArray[np.uint16] | None
     """[rows] places in the store's `domains`; None when the data set has only one domain."""
 
@@ -98,6 +97,7 @@ class PackedStore:
             ]
         )
         self._domain_numbers = [self._numbers_of_domains(shard) for shard in range(len(self._indexes))]
+        self._padded_page, self._padded_row = self._place_of_padding()
         self._largest_page = max(int(index.size.max()) for index in self._indexes)
 
     def buffer(self) -> "PageBuffer":
@@ -116,11 +116,14 @@ class PackedStore:
         payload = self._checked_payload(shard, index, number, buffer)
         rows = int(index.rows[number])
         tokens = np.frombuffer(payload, self.manifest.token_type).reshape(rows, -1)
-        domains = None
+        padding = domains = None
+        if page == self._padded_page:
+            padding = np.zeros(rows, np.uint32)
+            padding[self._padded_row] = self.manifest.padding_tokens
         if len(self.domains) > 1:
             numbers = index.domain_numbers(index.first_row(number), rows)
             domains = self._domain_numbers[shard][numbers]
-        return Page(tokens, index.starts(number), domains)
+        return Page(tokens, index.starts(number), padding, domains)
 
     def will_need(self, pages: NDArray[np.int64]) -> None:
         """Say which pages will be read soon, so that the disk or network can begin."""
@@ -129,12 +132,6 @@ class PackedStore:
         for shard in np.unique(shards).tolist():
             index, numbers = self._indexes[shard], pages[shards == shard] - self._first_pages[shard]
             self._files.will_need(shard, index.offset[numbers], index.size[numbers])
-
-    def close(self) -> None:
-        """Close all files."""
-        self._files.close()
-        for index in self._indexes:
-            index.file.close()
 
     def _checked_payload(
         self, shard: int, index: ShardIndex, number: int, buffer: "PageBuffer"
@@ -170,6 +167,15 @@ class PackedStore:
             problem = f"domains {sorted(unknown)} are not in the manifest"
             raise DamagedFileError(self._files.name(shard), 0, problem)
         return index
+
+    def _place_of_padding(self) -> tuple[int | None, int]:
+        """The page of the padded row and its number in it; None where there is no padding."""
+        row = self.manifest.place_of_padding()
+        if row is None:
+            return None, 0
+        ends = np.cumsum(self.page_rows, dtype=np.int64)
+        page = int(np.searchsorted(ends, row, side="right"))
+        return page, row - int(ends[page] - self.page_rows[page])
 
     def _numbers_of_domains(self, shard: int) -> NDArray[np.uint16]:
         """For each domain of a shard its place in `domains`."""

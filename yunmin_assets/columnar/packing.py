@@ -10,8 +10,8 @@
 - A seeded external shuffle (see shuffling): memory does not grow with the data. Shuffling at write is what
   lets a loader read whole pages and still see well-mixed batches.
 - Equal documents and configuration give equal bytes, for a given pyarrow, whatever the memory.
-- Written to `<out>.part` and renamed, or to S3 shard by shard with the manifest last: a reader sees a whole
-  data set or none.
+- Written to `<out>.part` and renamed, or uploaded shard by shard with the manifest last (see upload): a
+  reader sees a whole data set or none.
 
 Price: the rows are written twice; scratch space of the uncompressed tokens' size.
 """
@@ -29,17 +29,16 @@ from upath import UPath
 
 from yunmin_assets.columnar.config import PackConfig
 from yunmin_assets.columnar.manifest import MANIFEST_FILE, PackManifest
-from yunmin_assets.columnar.rows import RowCounts, RowCutter
+from yunmin_assets.columnar.rows import RowCounts, RowCutter, RowLayout
 from yunmin_assets.columnar.shard_index import index_name
 from yunmin_assets.columnar.shard_writer import ShardWriter
-from yunmin_assets.columnar.shuffling import gather, scatter
+from yunmin_assets.columnar.shuffling import gather, place_of_last_row, scatter
+from yunmin_assets.columnar.upload import Upload
 from yunmin_assets.files import new_folder
 from yunmin_assets.progress import Log, Progress, silent, track
 
 SCRATCH_FOLDER = "shuffle"
 MEGABYTE = 1024 * 1024
-UNFINISHED_MARK = "unfinished"
-"""Object beside remote shards while they are uploaded; a killed upload may be repeated where it lies."""
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -72,10 +71,11 @@ def pack_documents(
         ValueError: a token id outside the vocabulary, a vocabulary that needs more than 32 bits, a row longer
             than a page, or no token at all.
         FileExistsError: `out` already holds something.
+        RuntimeError: another process packs into `out`.
         OSError: the disk is full.
 
     A folder is not there after an error. Of a broken upload objects remain, but no manifest; pack again into
-    the same prefix.
+    the same prefix (see upload).
     """
     with _destination(UPath(out)) as (folder, deliver), explain_full_disk(folder):
         cutter = RowCutter(config)
@@ -91,7 +91,7 @@ def pack_documents(
 
 def shuffled_rows(scattered: list[Path], config: PackConfig) -> Callable[[int], Iterator[NDArray[np.uint8]]]:
     """A function that reads scattered records in their final order, from a given row on."""
-    record_bytes = RowCutter(config).layout.record_bytes
+    record_bytes = RowLayout.of(config).record_bytes
     memory_bytes = int(config.shuffle_memory_mb * MEGABYTE)
     return lambda first_row: gather(scattered, record_bytes, memory_bytes=memory_bytes, skip_rows=first_row)
 
@@ -110,6 +110,9 @@ def write_shards(
         shuffled: gives the records from a row on.
         counts: what was packed.
         deliver: called with each file when it is whole, the manifest last.
+
+    Raises:
+        RuntimeError: there are more or fewer rows than were packed.
     """
     entries = writer.finished()
     config, layout = writer.config, writer.layout
@@ -121,12 +124,14 @@ def write_shards(
                 deliver(writer.folder / entry.name)
                 deliver(writer.folder / index_name(entry.name))
             progress.advance(entry.rows)
+    _refuse_other_rows(sum(entry.rows for entry in entries), counts, writer.folder)
     manifest = PackManifest(
         files=tuple(entries),
         rows=counts.rows,
         tokens=counts.tokens,
         documents=counts.documents,
         padding_tokens=counts.padding_tokens,
+        padded_row=place_of_last_row(counts.rows, config.seed) if counts.padding_tokens else None,
         domains={writer.domain: counts.rows},
         tokenizer_hash=writer.tokenizer_hash,
         dtype=layout.dtype,
@@ -137,6 +142,7 @@ def write_shards(
         compression=config.compression,
     )
     manifest.write(writer.folder)
+    writer.forget_entries()
     if deliver:
         deliver(writer.folder / MANIFEST_FILE)
     return manifest
@@ -150,6 +156,14 @@ def refuse_nothing(counts: RowCounts, where: str) -> None:
     """
     if counts.document_tokens == 0:
         raise ValueError(f"no token in {counts.documents} documents: there is nothing to pack into {where}")
+
+
+def _refuse_other_rows(written: int, counts: RowCounts, folder: Path) -> None:
+    if written != counts.rows:
+        raise RuntimeError(
+            f"{counts.rows:,} rows were cut, but {written:,} are in the shards in {folder}: something else "
+            "changed the files there or those of the shuffle; remove the folder or workspace and pack again"
+        )
 
 
 @contextlib.contextmanager
@@ -178,20 +192,7 @@ def _destination(out: UPath | Path) -> Iterator[tuple[Path, Deliver | None]]:
         with new_folder(Path(out)) as part:
             yield part, None
         return
-    _refuse_overwriting(out)
-    out.fs.pipe_file((out / UNFINISHED_MARK).path, b"")
-
-    def upload(path: Path) -> None:
-        out.fs.put_file(str(path), (out / path.name).path)
-        path.unlink()
-
+    upload = Upload(out)
     with tempfile.TemporaryDirectory(prefix="yunmin-pack-") as folder:
-        yield Path(folder), upload
-    out.fs.rm_file((out / UNFINISHED_MARK).path)
-
-
-def _refuse_overwriting(out: UPath) -> None:
-    out.fs.invalidate_cache()
-    names = [path.name for path in out.iterdir()] if out.exists() else []
-    if names and UNFINISHED_MARK not in names:
-        raise FileExistsError(f"{out} already holds something: choose a new prefix or remove it first")
+        yield Path(folder), upload.deliver
+    upload.finish()

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from yunmin_assets.columnar.shuffling import PAGE_ORDER, ROW_ORDER, permutation
 
+ORDER_VERSION = 1
+"""Stands in the state of a data set. Change it when the order changes, here, in mixing or in shuffling."""
+
 
 @dataclass(frozen=True)
 class Window:

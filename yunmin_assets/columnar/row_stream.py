@@ -41,6 +41,8 @@ class Rows(NamedTuple):
     """uint16 or uint32 [rows, seq_len + 1]"""
     start_bits: NDArray[np.uint8]
     """[rows, seq_len / 8] whether a document starts at each input position, as `numpy.packbits` has it."""
+    padding: NDArray[np.uint32]
+    """[rows] how many tokens at each row's end are padding."""
     domains: NDArray[np.uint16] | None
     """[rows] places in the store's `domains`; None when there is only one."""
 
@@ -80,6 +82,7 @@ class RowStream:
         # Memory of slots that are never used is never touched, so it costs nothing.
         self._tokens = np.empty((slots, manifest.seq_len + 1), manifest.token_type)
         self._start_bits = np.empty((slots, -(-manifest.seq_len // 8)), np.uint8)
+        self._padding = np.zeros(slots, np.uint32)  # and again whenever rows were taken
         self._domains = np.empty(slots, np.uint16)
         self._free = np.arange(slots)[::-1].copy()  # a stack: the lowest slots are used first
         self._free_count = slots
@@ -134,8 +137,10 @@ class RowStream:
         rows = Rows(
             self._tokens.take(slots, axis=0),
             self._start_bits.take(slots, axis=0),
+            self._padding.take(slots),
             self._domains[slots] if self._has_domains else None,
         )
+        self._padding[slots] = 0
         with self._changed:
             self._free[self._free_count : self._free_count + len(slots)] = slots
             self._free_count += len(slots)
@@ -248,16 +253,19 @@ class RowStream:
             self._advised_pages = soon.stop
 
     def _read_page(self, page: int, turns: NDArray[np.int32], slots: NDArray[np.intp]) -> None:
-        tokens, starts, domains = self._store.read_page(page, self._buffer)
+        tokens, starts, padding, domains = self._store.read_page(page, self._buffer)
         is_start = np.zeros((len(tokens), self._seq_len), np.bool_)
         is_start.reshape(-1)[starts] = True
         start_bits = np.packbits(is_start, axis=1)
         if len(slots) < len(tokens):
             is_ours = turns != NOT_OURS
             tokens, start_bits = tokens[is_ours], start_bits[is_ours]
+            padding = None if padding is None else padding[is_ours]
             domains = None if domains is None else domains[is_ours]
         self._tokens[slots] = tokens
         self._start_bits[slots] = start_bits
+        if padding is not None:
+            self._padding[slots] = padding
         if domains is not None:
             self._domains[slots] = domains
 
@@ -267,5 +275,6 @@ def _joined(pieces: list[Rows]) -> Rows:
     return Rows(
         np.concatenate([piece.tokens for piece in pieces]),
         np.concatenate([piece.start_bits for piece in pieces]),
+        np.concatenate([piece.padding for piece in pieces]),
         np.concatenate(domains) if domains else None,
     )

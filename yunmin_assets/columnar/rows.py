@@ -17,6 +17,7 @@ Price: a document may be split over rows, and a row may hold several documents; 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,10 @@ from yunmin_assets.columnar.shuffling import rows_per_block
 
 TokenType = Literal["uint16", "uint32"]
 LARGEST_VOCABULARY: dict[TokenType, int] = {"uint16": 2**16, "uint32": 2**32}
+DOCUMENTS_AT_ONCE = 100_000
+"""Of the shortest documents so many wait for a block: an array of one token takes 100 bytes."""
+HASH_BYTES = 8
+HASH_MODULUS = 2 ** (8 * HASH_BYTES)
 
 
 @dataclass(frozen=True)
@@ -83,16 +88,26 @@ class RowLayout:
         return np.ascontiguousarray(records[:, : self.token_bytes]), starts
 
 
+def record_hash(records: NDArray[np.uint8]) -> int:
+    """Sum of the BLAKE2b hashes of records uint8 [rows, record_bytes], modulo 2^64.
+
+    It does not depend on the rows' order, so rows can be compared before and after the shuffle.
+    """
+    hashes = (blake2b(record, digest_size=HASH_BYTES).digest() for record in np.ascontiguousarray(records))
+    return sum(int.from_bytes(one, "little") for one in hashes) % HASH_MODULUS
+
+
 @dataclass
 class RowCounts:
     """What went through a `RowCutter`."""
 
     documents: int = 0
     document_tokens: int = 0
-    token_sum: int = 0
-    """Sum of the ids of all document tokens, to be compared with what was stored."""
     rows: int = 0
     padding_tokens: int = 0
+    """At the end of the last row cut; no other row has any."""
+    record_hash: int = 0
+    """`record_hash` of all rows, to be compared with what was stored (see verification)."""
 
     @property
     def tokens(self) -> int:
@@ -148,7 +163,7 @@ class RowCutter:
             ids = self._checked(document)
             waiting.append(ids)
             waiting_tokens += len(ids) + 1
-            if waiting_tokens >= block_tokens:
+            if waiting_tokens >= block_tokens or len(waiting) == DOCUMENTS_AT_ONCE:
                 self._append(waiting)
                 yield from self._whole_rows()
                 waiting, waiting_tokens = [], 0
@@ -186,13 +201,20 @@ class RowCutter:
         starts = self._starts[: len(tokens) * stride].reshape(-1, stride)
         step = rows_per_block(self.layout.record_bytes)
         for first in range(0, len(tokens), step):
-            yield self.layout.join(tokens[first : first + step], starts[first : first + step])
+            records = self.layout.join(tokens[first : first + step], starts[first : first + step])
+            self.counts.record_hash = (self.counts.record_hash + record_hash(records)) % HASH_MODULUS
+            yield records
         self.counts.rows += len(tokens)
         done = len(tokens) * stride
         self._tokens, self._starts = self._tokens[done:].copy(), self._starts[done:].copy()
 
     def _checked(self, document: ArrayLike) -> NDArray:
         number = self.counts.documents
+        if isinstance(document, np.ma.MaskedArray):
+            raise ValueError(
+                f"document {number} is a masked array: it would be packed with the values that are masked; "
+                "pass what is to be packed, for instance its compressed()"
+            )
         ids = np.asarray(document)
         if ids.ndim != 1:
             raise ValueError(f"document {number} has shape {ids.shape}: token ids must be a 1-D array")
@@ -206,5 +228,4 @@ class RowCutter:
             )
         self.counts.documents += 1
         self.counts.document_tokens += len(ids)
-        self.counts.token_sum += int(ids.sum(dtype=np.int64))
         return ids

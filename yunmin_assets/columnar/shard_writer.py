@@ -10,7 +10,8 @@ have checksums and a page index (Parquet format: PageIndex.md, "Checksumming" in
 under `yunmin.*` what the bytes are, so that one shard can be read without the manifest. Beside each shard
 lies its index, from which the loader starts (see shard_index).
 
-A shard appears under its name when it is whole, so those that a killed run left need not be written again.
+A shard appears under its name when it is whole, so those that a killed run left need not be written again,
+nor, with their entries kept beside them until the manifest has them, read again.
 
 pyarrow looks at the size of a page only after each `write_batch_size` values (1024 by default, 4 MB of
 tokens), so the batch is set to the rows of one page.
@@ -29,14 +30,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from yunmin_assets.columnar.config import PackConfig
-from yunmin_assets.columnar.manifest import ShardEntry, shard_name
+from yunmin_assets.columnar.manifest import MANIFEST_FILE, PackManifest, ShardEntry, shard_name
 from yunmin_assets.columnar.rows import RowLayout
 from yunmin_assets.columnar.shard_index import DOC_START, DOMAIN, write_shard_index
-from yunmin_assets.files import flush, sha256_of
+from yunmin_assets.files import flush, sha256_of, write_whole
 
 ZSTD_LEVEL = 3
 LARGEST_ROW_GROUP_BYTES = 64 * 1024 * 1024  # very long rows make row groups of fewer rows
 FOOTER_PREFIX = "yunmin."
+ENTRY_SUFFIX = ".entry.json"
 TOKENS = "tokens"
 
 
@@ -64,11 +66,23 @@ class ShardWriter:
         return max(1, min(self.config.rows_per_row_group, largest))
 
     def finished(self) -> list[ShardEntry]:
-        """The shards that are in the folder already, from the first one on without a gap."""
+        """The shards that are in the folder already, from the first one on without a gap.
+
+        A shard is read again only if its entry was not kept, or says another size.
+        """
+        kept = self._kept_entries()
         entries: list[ShardEntry] = []
         while (path := self.folder / shard_name(len(entries))).exists():
-            entries.append(self._describe(path))
+            entry = kept.get(path.name)
+            if entry is None or entry.bytes != path.stat().st_size:
+                entry = self._describe(path)
+            entries.append(entry)
         return entries
+
+    def forget_entries(self) -> None:
+        """Remove the kept entries: the manifest has them now."""
+        for path in self.folder.glob(f"*{ENTRY_SUFFIX}"):
+            path.unlink()
 
     def write(self, records: Iterable[NDArray[np.uint8]], first_shard: int = 0) -> Iterator[ShardEntry]:
         """Write blocks of records uint8 [rows, record_bytes]; yield each shard when it is whole.
@@ -150,7 +164,7 @@ class ShardWriter:
         tokens, starts = self.layout.split(records)
         rows = len(records)
         ends = np.concatenate([[0], np.cumsum(starts.sum(axis=1, dtype=np.int32), dtype=np.int32)])
-        positions = np.nonzero(starts)[1].astype(np.int32)
+        positions = np.broadcast_to(np.arange(self.layout.seq_len, dtype=np.int32), starts.shape)[starts != 0]
         token_type, start_type, domain_type = self.schema.types
         columns = [
             pa.FixedSizeBinaryArray.from_buffers(token_type, rows, [None, pa.py_buffer(tokens)]),
@@ -159,15 +173,25 @@ class ShardWriter:
         ]
         return pa.table(columns, schema=self.schema)
 
+    def _kept_entries(self) -> dict[str, ShardEntry]:
+        """By the shard's name; from the manifest if there is one, else from beside the shards."""
+        if (self.folder / MANIFEST_FILE).exists():
+            return {entry.name: entry for entry in PackManifest.read(self.folder).files}
+        paths = self.folder.glob(f"*{ENTRY_SUFFIX}")
+        entries = [ShardEntry.model_validate_json(path.read_bytes()) for path in paths]
+        return {entry.name: entry for entry in entries}
+
     def _describe(self, path: Path) -> ShardEntry:
-        """The entry of a whole shard; its page index is written beside it."""
-        return ShardEntry(
+        """The entry of a whole shard; its page index is written beside it, and the entry, too."""
+        entry = ShardEntry(
             name=path.name,
             rows=pq.read_metadata(path).num_rows,
             bytes=path.stat().st_size,
             sha256=sha256_of(path),
             index_sha256=write_shard_index(path, self.config.seq_len),
         )
+        write_whole(path.with_suffix(ENTRY_SUFFIX), entry.model_dump_json())
+        return entry
 
 
 def _regroup(

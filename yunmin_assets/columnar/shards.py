@@ -5,7 +5,8 @@
 
 Memory does not grow with the data: documents are read, tokenised, cut into rows and scattered to disk as a
 stream. All of it happens in a *workspace* that outlives a killed run; what was finished there is not done
-again, and the result has the same bytes as that of an undisturbed run.
+again, and the result has the same bytes as that of an undisturbed run. What is found to be damaged there is
+removed, so that the next run does it again.
 
     plan.json, lock            what is computed here, by one process at a time; another plan is refused
     <split>/pieces/00000/…     rows of one piece of the documents, before the shuffle (see shuffling), and
@@ -13,12 +14,13 @@ again, and the result has the same bytes as that of an undisturbed run.
     <split>/documents/…        finished document shards, one per piece
     <split>/packed/…           finished shards of rows, and the manifest when they are complete
 
-Price: disk for the uncompressed tokens beside both products, until the workspace is removed; a killed run
-repeats at most one piece (192 MB of text by default) or one shard.
+Price: disk for the uncompressed tokens beside both products, until the workspace is removed; the source files
+are read once more for their hashes; a killed run repeats at most one piece (192 MB of text by default) or one
+shard.
 """
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import shutil
@@ -41,17 +43,19 @@ from yunmin_assets.columnar.document_shards import (
 )
 from yunmin_assets.columnar.manifest import PackManifest, shard_name
 from yunmin_assets.columnar.packing import explain_full_disk, refuse_nothing, shuffled_rows, write_shards
-from yunmin_assets.columnar.parquet_batches import iterate_batches
 from yunmin_assets.columnar.rows import RowCounts, RowCutter
-from yunmin_assets.columnar.shard_writer import TOKENS, ShardWriter
+from yunmin_assets.columnar.shard_writer import ShardWriter
 from yunmin_assets.columnar.shuffling import scatter
-from yunmin_assets.columnar.tokenizer import BATCH_DOCUMENTS, TokenizedBatch, tokenize_batches, tokenizer_hash
-from yunmin_assets.documents import DOCUMENT_SCHEMA
-from yunmin_assets.files import new_folder
+from yunmin_assets.columnar.tokenizer import TokenizedBatch, tokenize_batches, tokenizer_hash
+from yunmin_assets.columnar.verification import stored_record_hash
+from yunmin_assets.documents import DOCUMENT_SCHEMA, document_batches
+from yunmin_assets.files import locked, new_folder, sha256_of, write_whole
 from yunmin_assets.progress import Log, Progress, silent
 from yunmin_assets.snapshot_files import DOCUMENTS, PACKED
 
 PLAN_FILE, LOCK_FILE, STREAM_FILE = "plan.json", "lock", "stream.json"
+NO_HARD_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
+"""Another disk, a file system without hard links, or too many of them."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,13 @@ class DomainShards:
     """Size of the packed training rows."""
     document_lengths: Mapping[int, int]
     """Training documents with 1, 2–3, 4–7, … tokens, by the lower bound."""
-    every_token_packed: bool
-    """The rows of each split, read back, sum up to the tokens that went in; so do the documents' counts."""
+    damage: tuple[str, ...]
+    """Splits whose rows, read back, are not those that went in, or whose documents have other counts."""
+
+    @property
+    def every_token_packed(self) -> bool:
+        """Whether both products hold what went in."""
+        return not self.damage
 
 
 def write_domain_shards(
@@ -88,18 +97,22 @@ def write_domain_shards(
     Args:
         files: Parquet files of documents under "train" and "validation".
         tokenizer_dir: folder written by `train_tokenizer`.
-        folder: an existing folder.
+        folder: an existing, empty folder.
         config: layout of the packed rows.
         domain: recorded in every row.
         workspace: a folder that outlives this process, on the disk of `folder` at best; the caller removes it.
         log: progress.
 
     Raises:
-        ValueError: a split has no token; the tokenizer's ids do not fit `config`; a text is null; or the
-            workspace was begun for other documents, another tokenizer or another layout.
+        FileExistsError: `folder` already holds something.
+        ValueError: a split has no token; the tokenizer's ids do not fit `config`; a text is null or not UTF-8;
+            the workspace was begun for other documents, another tokenizer or another layout; or it was
+            damaged (what is damaged is removed, so it may be tried again).
         RuntimeError: another process is working in the workspace.
         OSError: the disk is full; what is finished in the workspace stays.
     """
+    if any(folder.iterdir()):
+        raise FileExistsError(f"{folder} already holds something: remove it, or write into a new folder")
     fingerprint = tokenizer_hash(tokenizer_dir)
     packed, counts = {}, {}
     with _claimed(workspace, _plan(files, fingerprint, config, domain)), explain_full_disk(workspace):
@@ -108,23 +121,33 @@ def write_domain_shards(
             work = _SplitWork(split, source, workspace / split, writer, tokenizer_dir, log)
             counts[split] = work.tokenize()
             packed[split] = work.write_rows(counts[split])
-            _link_files(writer.folder, folder / PACKED / split)
+        for split in files:
+            _link_files(workspace / split / PACKED, folder / PACKED / split)
         _link_files(workspace / "train" / DOCUMENTS, folder / DOCUMENTS)
-    shards = sorted((folder / DOCUMENTS).iterdir())
-    documents = count_documents(shards)
-    is_complete = documents.tokens == counts["train"].document_tokens and all(
-        _input_sum(folder / PACKED / split, manifest) == _expected_input_sum(counts[split], config)
-        for split, manifest in packed.items()
-    )
+        shards = sorted((folder / DOCUMENTS).iterdir())
+        damage = [split for split in files if not _is_stored(split, counts[split], folder, workspace / split)]
     return DomainShards(
         packed,
-        documents,
+        count_documents(shards),
         document_shards=len(shards),
         document_bytes=sum(path.stat().st_size for path in shards),
         packed_bytes=sum(entry.bytes for entry in packed["train"].files),
         document_lengths=token_count_histogram(shards),
-        every_token_packed=is_complete,
+        damage=tuple(damage),
     )
+
+
+def _is_stored(split: str, counts: RowCounts, folder: Path, work: Path) -> bool:
+    """Whether both products hold what was counted; if not, `work`, which they come from, is removed."""
+    packed = folder / PACKED / split
+    with _removed_if_damaged(work):
+        is_whole = stored_record_hash(packed, PackManifest.read(packed)) == counts.record_hash
+        if split == "train":
+            stored = count_documents(sorted((folder / DOCUMENTS).iterdir()))
+            is_whole &= stored.tokens == counts.document_tokens
+    if not is_whole:
+        shutil.rmtree(work)
+    return is_whole
 
 
 @dataclass(frozen=True)
@@ -164,7 +187,8 @@ class _SplitWork:
         """Shuffle the scattered rows into the shards that are not there yet."""
         pieces = sorted((self.folder / "pieces").iterdir())
         shuffled = shuffled_rows(pieces, self.writer.config)
-        return write_shards(shuffled, counts, self.writer, log=self.log)
+        with _removed_if_damaged(self.folder):
+            return write_shards(shuffled, counts, self.writer, log=self.log)
 
     def _piece(self, number: int) -> Path:
         return self.folder / "pieces" / f"{number:05d}"
@@ -173,7 +197,7 @@ class _SplitWork:
         """Token ids of a piece's documents; those of the training split become a shard on their way."""
         is_kept = self.split == "train"
         columns = DOCUMENT_SCHEMA.names if is_kept else ["text"]
-        batches = iterate_batches(self.source, columns, BATCH_DOCUMENTS, row_groups)
+        batches = document_batches(self.source, columns, row_groups)
         tokenized = tokenize_batches(batches, self.tokenizer_dir)
         if not is_kept:
             for batch in tokenized:
@@ -223,11 +247,8 @@ def _plan(files: Mapping[str, Path], tokenizer: str, config: PackConfig, domain:
     return {
         "domain": domain,
         "tokenizer": tokenizer,
-        "layout": config.model_dump(mode="json", exclude={"shuffle_memory_mb"}),
-        "documents": {
-            split: {"rows": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size}
-            for split, path in files.items()
-        },
+        "layout": config.fingerprint_options(),
+        "documents": {split: sha256_of(path) for split, path in files.items()},
     }
 
 
@@ -235,22 +256,46 @@ def _plan(files: Mapping[str, Path], tokenizer: str, config: PackConfig, domain:
 def _claimed(workspace: Path, plan: dict[str, Any]) -> Iterator[None]:
     """Hold a workspace alone, and hold its plan against that of the run that was killed there."""
     path = _made(workspace) / PLAN_FILE
-    with (workspace / LOCK_FILE).open("w") as lock:  # a killed process lets go of it
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(f"another process is working in {workspace}: wait until it is done") from error
-        if not path.exists():
-            part = workspace / f"{PLAN_FILE}.part"
-            part.write_text(json.dumps(plan, indent=1))
-            part.rename(path)
-        for name, begun in json.loads(path.read_text()).items():
-            if begun != plan[name]:
+    with locked(workspace / LOCK_FILE):
+        begun = _read_plan(path) if path.exists() else None
+        if begun is None:
+            if path.exists():  # but unreadable: nobody knows what the rest was made for
+                for split in plan["documents"]:
+                    shutil.rmtree(workspace / split, ignore_errors=True)
+            write_whole(path, json.dumps(plan, indent=1))
+            begun = plan
+        for name, now in plan.items():
+            if begun.get(name) != now:
                 raise ValueError(
-                    f"{workspace} was begun with another {name} ({begun}, now {plan[name]}): remove it, or "
+                    f"{workspace} was begun with another {name} ({begun.get(name)}, now {now}): remove it, or "
                     "use another workspace"
                 )
         yield
+
+
+def _read_plan(path: Path) -> dict[str, Any] | None:
+    """The plan that was begun; None when a loss of power left something else in its file."""
+    try:
+        plan = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return plan if isinstance(plan, dict) else None
+
+
+@contextlib.contextmanager
+def _removed_if_damaged(folder: Path) -> Iterator[None]:
+    """Remove a folder of the workspace when what was written there cannot be read, so that it is made anew.
+
+    Raises:
+        ValueError: saying so.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the operating system; pyarrow's, about what is in a file, have no number
+        shutil.rmtree(folder)
+        raise ValueError(f"{folder} was damaged and is removed, so run it again: {error}") from error
 
 
 def _made(folder: Path) -> Path:
@@ -259,29 +304,12 @@ def _made(folder: Path) -> Path:
 
 
 def _link_files(source: Path, target: Path) -> None:
-    """Give the files of a folder a second name in `target`; copy them where that is another disk."""
+    """Give the files of a folder a second name in `target`; copy them where that cannot be."""
     for path in sorted(source.iterdir()):
         place = _made(target) / path.name
         try:
             os.link(path, place)
-        except OSError:
+        except OSError as error:
+            if error.errno not in NO_HARD_LINK:
+                raise
             shutil.copyfile(path, place)
-
-
-def _input_sum(folder: Path, manifest: PackManifest) -> int:
-    """Sum of the ids at all input positions, read back by pyarrow, which checks every page."""
-    total = 0
-    for entry in manifest.files:
-        with pq.ParquetFile(folder / entry.name, page_checksum_verification=True) as parquet:
-            for group in range(parquet.num_row_groups):
-                for chunk in parquet.read_row_group(group, [TOKENS]).column(TOKENS).chunks:
-                    ids = np.frombuffer(chunk.buffers()[1], manifest.token_type)
-                    rows = ids[chunk.offset * (manifest.seq_len + 1) :].reshape(-1, manifest.seq_len + 1)
-                    total += int(rows[: len(chunk), :-1].sum(dtype=np.uint64))
-    return total
-
-
-def _expected_input_sum(counts: RowCounts, config: PackConfig) -> int:
-    """Every token of the stream and the padding is an input once, but for the end-of-text at its very end."""
-    end_of_text_inputs = counts.documents + counts.padding_tokens - 1
-    return counts.token_sum + end_of_text_inputs * config.eos_id

@@ -23,6 +23,7 @@ BUCKET_BITS = 6  # of the key: 64 buckets, as many open files
 KEY_TYPE = np.dtype("<u8")
 KEY_BITS, KEY_BYTES = 64, KEY_TYPE.itemsize
 BLOCK_BYTES = 4 * 1024 * 1024  # rows are moved in blocks of about this size
+KEYS_AT_ONCE = BLOCK_BYTES // KEY_BYTES
 
 Key = tuple[int, ...]
 """Names one random stream among all those of a seed; the first number says what the stream is for."""
@@ -42,6 +43,21 @@ def random_stream(seed: int, key: Key) -> np.random.PCG64:
 def permutation(size: int, seed: int, key: Key) -> NDArray[np.int64]:
     """A uniform permutation of `range(size)`, a pure function of its arguments."""
     return np.argsort(random_words(size, seed, key), kind="stable")
+
+
+def place_of_last_row(rows: int, seed: int) -> int:
+    """Where the external shuffle puts the last of `rows` rows: behind all whose keys are not larger.
+
+    Equal to `permutation(rows, seed, (WRITE_SHUFFLE,)).tolist().index(rows - 1)`, in little memory.
+    """
+    stream = random_stream(seed, (WRITE_SHUFFLE,))
+    last_key = stream.advance(rows - 1).random_raw()
+    stream = random_stream(seed, (WRITE_SHUFFLE,))
+    not_larger = (
+        int(np.count_nonzero(stream.random_raw(min(KEYS_AT_ONCE, rows - first)) <= last_key))
+        for first in range(0, rows, KEYS_AT_ONCE)
+    )
+    return sum(not_larger) - 1
 
 
 def scatter(blocks: Iterable[NDArray[np.uint8]], folder: Path, *, seed: int, first_row: int = 0) -> None:

@@ -83,9 +83,13 @@ class Steps:
         return start + (self.rank - start) % self.world_size
 
     def _origin(self, epoch: int) -> int:
+        """Where the first step of an epoch begins."""
+        assert epoch >= self.epoch, "an epoch before the first one"
         return self.position if epoch == self.epoch else 0
 
     def _steps_before(self, epoch: int) -> int:
+        """Steps from the first one to the beginning of an epoch."""
+        assert epoch >= self.epoch, "an epoch before the first one"
         if epoch == self.epoch:
             return 0
         first, others = self.rows - self.position, self.rows

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from yunmin_assets.columnar.tokenizer import open_encoder
+from yunmin_assets.parquet_batches import iterate_batches
 from yunmin_assets.plots import bars, markdown_table
 
 if TYPE_CHECKING:
@@ -20,14 +19,15 @@ def describe_tokenization(tokenizer_dir: Path, files: Sequence[Path]) -> tuple[d
     """How far a tokenizer compresses, and that it loses nothing, on the first documents of every file.
 
     Returns:
-        Figures, whether every text came back unchanged, and a Markdown table of one sample per file.
+        Figures, whether every text came back unchanged, and a Markdown table of one sample per file; a file
+        without documents has none.
     """
     encoder = open_encoder(tokenizer_dir)
     characters, tokens, is_exact, rows = 0, 0, True, []
     for path in files:
-        texts = (
-            pq.ParquetFile(path).read_row_group(0, ["text"])["text"].slice(0, SAMPLE_DOCUMENTS).to_pylist()
-        )
+        texts = _first_texts(path)
+        if not texts:
+            continue
         encodings = encoder.encode_batch(texts, add_special_tokens=False)
         characters += sum(map(len, texts))
         tokens += sum(len(encoding.ids) for encoding in encodings)
@@ -41,6 +41,13 @@ def describe_tokenization(tokenizer_dir: Path, files: Sequence[Path]) -> tuple[d
         is_exact,
         markdown_table(["text", "tokens"], rows),
     )
+
+
+def _first_texts(path: Path) -> list[str]:
+    for batch in iterate_batches(path, ["text"], SAMPLE_DOCUMENTS):
+        if batch.num_rows:
+            return batch.column(0).to_pylist()
+    return []
 
 
 def describe_shards(written: "DomainShards") -> tuple[dict[str, float], str]:

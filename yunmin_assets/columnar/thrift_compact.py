@@ -62,9 +62,7 @@ class CompactReader:
         Raises:
             ThriftError: the bytes end early, or hold a type that Parquet does not use.
         """
-        self._depth += 1
-        if self._depth > MAX_NESTING:
-            raise ThriftError(f"structs nested deeper than {MAX_NESTING} at byte {self.position}")
+        self._go_deeper()
         fields: dict[int, Any] = {}
         field_id = 0
         while header := self._byte():
@@ -103,13 +101,20 @@ class CompactReader:
         raise ThriftError(f"unexpected Thrift type {kind} at byte {self.position}")
 
     def _list(self) -> list[Any]:
+        self._go_deeper()
         header = self._byte()
         length, kind = header >> 4, header & 0x0F
         if length == LONG_LIST:
             length = self._varint()
-        if kind in (TRUE, FALSE):
-            return [self._byte() == TRUE for _ in range(length)]
-        return [self._value(kind) for _ in range(length)]
+        is_of_truths = kind in (TRUE, FALSE)
+        values = [self._byte() == TRUE if is_of_truths else self._value(kind) for _ in range(length)]
+        self._depth -= 1
+        return values
+
+    def _go_deeper(self) -> None:
+        self._depth += 1
+        if self._depth > MAX_NESTING:
+            raise ThriftError(f"nested deeper than {MAX_NESTING} at byte {self.position}")
 
     def _integer(self) -> int:
         """Zigzag: 0, 1, 2, 3, … stand for 0, -1, 1, -2, …"""

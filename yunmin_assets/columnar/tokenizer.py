@@ -25,6 +25,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from yunmin_assets.documents import check_documents
+
 TOKENIZER_FILE = "tokenizer.json"
 BATCH_DOCUMENTS = 1024
 BATCH_TEXT_BYTES = 512 * 1024
@@ -75,17 +77,17 @@ def tokenize_documents(
     """Yield the token ids of each document's `text`, in order, without an end-of-text token.
 
     Args:
-        documents: a table or a stream of record batches with a string column `text` without nulls.
+        documents: a table or a stream of record batches with a string column `text`; an `id` is named in errors.
         tokenizer_dir: folder written by `train_tokenizer`.
 
     Yields:
         uint32 [tokens]; empty for an empty text.
 
     Raises:
-        ValueError: a batch has no column `text`, or a text is null.
+        ValueError: a batch has no column `text`, or a text is null or not UTF-8; names the document.
     """
     batches = documents.to_batches(BATCH_DOCUMENTS) if isinstance(documents, pa.Table) else documents
-    for batch in tokenize_batches(batches, tokenizer_dir):
+    for batch in tokenize_batches(_checked(batches), tokenizer_dir):
         yield from batch.split()
 
 
@@ -93,11 +95,8 @@ def tokenize_batches(batches: Iterable[pa.RecordBatch], tokenizer_dir: Path) -> 
     """Tokenise a stream of documents; the batches that come out are cut anew by the bytes of their texts.
 
     Args:
-        batches: record batches with a string column `text` without nulls, and any others.
+        batches: record batches as `documents.document_batches` yields them, with a column `text` that was checked.
         tokenizer_dir: folder written by `train_tokenizer`.
-
-    Raises:
-        ValueError: a batch has no column `text`, or a text is null.
     """
     encoder = open_encoder(tokenizer_dir)
 
@@ -124,9 +123,7 @@ def _ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
 def _small_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Cut batches where the next text would bring them above `BATCH_TEXT_BYTES`."""
-    done = 0
     for batch in batches:
-        _check(batch, done)
         ends = np.cumsum(pc.binary_length(batch["text"]).to_numpy(zero_copy_only=False), dtype=np.int64)
         start = 0
         while start < batch.num_rows:
@@ -135,12 +132,13 @@ def _small_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch
             stop = min(stop, start + BATCH_DOCUMENTS)
             yield batch.slice(start, stop - start)
             start = stop
+
+
+def _checked(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    done = 0
+    for batch in batches:
+        if "text" not in batch.schema.names:
+            raise ValueError(f"documents have no column 'text', only {batch.schema.names}")
+        check_documents(batch, first_row=done)
+        yield batch
         done += batch.num_rows
-
-
-def _check(batch: pa.RecordBatch, first_document: int) -> None:
-    if "text" not in batch.schema.names:
-        raise ValueError(f"documents have no column 'text', only {batch.schema.names}")
-    if batch["text"].null_count:
-        number = first_document + pc.index(pc.is_null(batch["text"]), True).as_py()
-        raise ValueError(f"document {number} has no text (null): remove it first")

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from yunmin_assets.columnar.config import TokenizerConfig
-from yunmin_assets.columnar.tokenizer import TOKENIZER_FILE, tokenizer_hash
+from yunmin_assets.columnar.tokenizer import TOKENIZER_FILE, open_encoder, tokenizer_hash
 from yunmin_assets.files import new_folder
+from yunmin_assets.language_model.tokenizer import vocabulary_size
 from yunmin_assets.progress import Log, silent, track
 
 
@@ -27,7 +28,7 @@ class TokenizerSummary:
     """What a tokenizer folder holds."""
 
     vocab_size: int
-    """Number of ids, the end-of-text token included. Smaller than asked when the texts have too few pairs."""
+    """One more than the largest id. Smaller than asked when the texts have too few pairs."""
     eos_id: int
     end_of_text: str
     trained_on_documents: int
@@ -46,8 +47,8 @@ def train_tokenizer(
         out_dir: folder to create; `transformers.AutoTokenizer.from_pretrained(out_dir)` opens it.
 
     Raises:
-        ValueError: no text to train on; the tokenizer to take over has no end-of-text token or no
-            `tokenizer.json`.
+        ValueError: no text to train on; the tokenizer to take over has no `tokenizer.json` or no end-of-text
+            token, or one that a text can spell.
         FileExistsError: `out_dir` already holds something.
     """
     with new_folder(out_dir) as part:
@@ -56,8 +57,9 @@ def train_tokenizer(
         else:
             documents, tokenizer = _trained_tokenizer(texts, config, log)
         tokenizer.save_pretrained(part)
+        _refuse_spelled_end_of_text(part, tokenizer, config)
     return TokenizerSummary(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary_size(tokenizer),
         eos_id=tokenizer.eos_token_id,
         end_of_text=tokenizer.eos_token,
         trained_on_documents=documents,
@@ -109,3 +111,19 @@ def _existing_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _refuse_spelled_end_of_text(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, config: TokenizerConfig
+) -> None:
+    """Refuse a vocabulary in which the end-of-text token is also an ordinary piece, as in unigram models.
+
+    Its spelling in a text would become its id, and end the document there.
+    """
+    spelled = [tokenizer.eos_token, f"가 {tokenizer.eos_token} 가"]
+    encodings = open_encoder(folder).encode_batch(spelled, add_special_tokens=False)
+    if any(tokenizer.eos_token_id in encoding.ids for encoding in encodings):
+        raise ValueError(
+            f"{config.path or 'the new tokenizer'}: a text that contains {tokenizer.eos_token!r} gets the id of "
+            "the end-of-text token; choose a tokenizer whose model does not have it as an ordinary piece"
+        )

@@ -23,6 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
+from yunmin_assets.documents import ROW_GROUP_DOCUMENTS
+from yunmin_assets.parquet_batches import batches_of
+
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _BLOCK = 1 << 20
 
@@ -181,11 +184,11 @@ def _parquet_rows(path: UPath, name: str) -> Iterator[tuple[int, dict[str, Any]]
     number = 0
     with path.open("rb") as file:
         try:
-            parquet = pq.ParquetFile(file)
-            for batch in parquet.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            with pq.ParquetFile(file) as parquet:
+                for batch in batches_of(parquet, ROW_GROUP_DOCUMENTS):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, row
         except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise RawObjectError(
                 f"{name}, after row {number}: not a whole Parquet file ({error}); upload it again"

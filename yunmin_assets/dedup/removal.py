@@ -21,7 +21,8 @@ from yunmin_assets.dedup.boilerplate.repeated_paragraphs import (
     remove_boilerplate,
 )
 from yunmin_assets.dedup.splits import SplitConfig, split_of
-from yunmin_assets.documents import DOCUMENT_SCHEMA, SPLITS, RowGroupWriter, split_path
+from yunmin_assets.documents import DOCUMENT_SCHEMA, ROW_GROUP_DOCUMENTS, SPLITS, RowGroupWriter, split_path
+from yunmin_assets.parquet_batches import iterate_batches
 from yunmin_assets.progress import Log, Progress, silent
 
 NEAR_DUPLICATE = "near-duplicate"
@@ -75,20 +76,17 @@ def with_decisions(sources: Sequence[Path], decisions: Path) -> Iterator[tuple[p
     Raises:
         ValueError: the decisions are not about these documents.
     """
-    with pq.ParquetFile(decisions) as decided:
-        batches = decided.iter_batches()
-        waiting = DOMAIN_DECISION_SCHEMA.empty_table()
-        for documents in _row_groups(sources):
-            while waiting.num_rows < documents.num_rows and (batch := next(batches, None)) is not None:
-                waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
-            about, waiting = waiting.slice(0, documents.num_rows), waiting.slice(documents.num_rows)
-            if not documents["id"].equals(about["id"]):
-                raise ValueError(
-                    f"{decisions} is about other documents: materialize duplicate_clusters again"
-                )
-            yield documents, about
-        if waiting.num_rows or next(batches, None) is not None:
-            raise ValueError(f"{decisions} is about more documents: materialize duplicate_clusters again")
+    batches = iterate_batches(decisions, DOMAIN_DECISION_SCHEMA.names, ROW_GROUP_DOCUMENTS)
+    waiting = DOMAIN_DECISION_SCHEMA.empty_table()
+    for documents in _row_groups(sources):
+        while waiting.num_rows < documents.num_rows and (batch := next(batches, None)) is not None:
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        about, waiting = waiting.slice(0, documents.num_rows), waiting.slice(documents.num_rows)
+        if not documents["id"].equals(about["id"]):
+            raise ValueError(f"{decisions} is about other documents: materialize duplicate_clusters again")
+        yield documents, about
+    if waiting.num_rows or next(batches, None) is not None:
+        raise ValueError(f"{decisions} is about more documents: materialize duplicate_clusters again")
 
 
 def survivors(sources: Sequence[Path], decisions: Path) -> Iterator[pa.Table]:

@@ -42,7 +42,7 @@ OWNERS = ["team:yunmin-models"]
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     pool="gpu",
-    code_version="1",
+    code_version="2",
     check_specs=check_specs(
         "base_model",
         {"loads_and_fits": "The model loads and its vocabulary is the tokenizer's."},
@@ -58,7 +58,7 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
     options = {"base_model": config.model_dump(mode="json")}
     if config.path is None:
         inputs |= deduped.hashes(TRAIN_FILE)
-        options["pack"] = settings.pipeline.pack.model_dump()
+        options["pack"] = settings.pipeline.pack.fingerprint_options()
     else:
         inputs["base_model.path"] = folder_hash(config.path)
     step = Step(context, lake, inputs, options, bytes_in=deduped.bytes(TRAIN_FILE))

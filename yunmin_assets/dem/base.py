@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from yunmin_assets.dem.weight_files import WeightFiles
 from yunmin_assets.language_model.architecture import load_model
-from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer
+from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer, vocabulary_size
 
 WEIGHT_PATTERN = "*.safetensors"
 
@@ -17,7 +17,7 @@ def take_over_base(source: Path, tokenizer_dir: Path, target: Path) -> None:
     """Copy a Hugging Face checkpoint and put the graph's tokenizer beside it.
 
     Raises:
-        ValueError: the model was trained with another tokenizer, the tokenizer has more tokens than the model has
+        ValueError: the model was trained with another tokenizer, the tokenizer has ids for which the model has no
             embeddings, or there are no safetensors.
     """
     if not any(source.glob(WEIGHT_PATTERN)):
@@ -33,7 +33,8 @@ def take_over_base(source: Path, tokenizer_dir: Path, target: Path) -> None:
     facts, fits = describe_base(target)
     if not fits:
         raise ValueError(
-            f"the tokenizer has {facts['tokenizer_size']:,} tokens but {source} embeds {facts['vocab_size']:,}: "
+            f"the tokenizer needs {facts['tokenizer_size']:,} embeddings but {source} has "
+            f"{facts['vocab_size']:,}: "
             "set tokenizer.path to the model's own folder"
         )
 
@@ -41,7 +42,7 @@ def take_over_base(source: Path, tokenizer_dir: Path, target: Path) -> None:
 def describe_base(folder: Path) -> tuple[dict[str, int | str], bool]:
     """Architecture, parameters and vocabulary of a model, and whether its tokenizer fits."""
     model = load_model(folder)
-    tokenizer_size = len(load_tokenizer(folder))
+    tokenizer_size = vocabulary_size(load_tokenizer(folder))
     facts: dict[str, int | str] = {
         "architecture": str(model.config.model_type),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

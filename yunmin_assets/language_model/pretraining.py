@@ -5,7 +5,7 @@ from pathlib import Path
 from yunmin_assets.files import new_folder
 from yunmin_assets.language_model.architecture import build_model
 from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
-from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer
+from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer, vocabulary_size
 from yunmin_assets.language_model.training import Batches, Report, TrainingResult, no_report, train
 from yunmin_assets.progress import Log, silent
 
@@ -37,9 +37,10 @@ def train_from_scratch(
         FloatingPointError, ValueError, OSError: See `train`.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
-    model = build_model(model_config, len(tokenizer), tokenizer.eos_token_id, training.seed)
+    vocab_size = vocabulary_size(tokenizer)
+    model = build_model(model_config, vocab_size, tokenizer.eos_token_id, training.seed)
     with new_folder(out_dir) as part:
-        identity = f"from scratch: {model_config.model_dump_json()}, vocabulary {len(tokenizer)}"
+        identity = f"from scratch: {model_config.model_dump_json()}, vocabulary {vocab_size}"
         result = train(model, batches, training, checkpoint_dir, identity=identity, log=log, report=report)
         model.save_pretrained(part)
         copy_tokenizer(tokenizer_dir, part)

@@ -33,6 +33,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id: how many rows an embedding needs. Ids may have gaps, so not `len(tokenizer)`."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files from one model folder to another, byte for byte."""
     for pattern in TOKENIZER_FILES:

@@ -60,7 +60,7 @@ def reference_model(
         return
     vocabulary = lake.current("tokenizer")
     inputs = {**deduped.hashes(TRAIN_FILE), "tokenizer": vocabulary.content_hash}
-    options["pack"] = settings.pipeline.pack.model_dump()
+    options["pack"] = settings.pipeline.pack.fingerprint_options()
     step = Step(context, lake, inputs, options, bytes_in=deduped.bytes(TRAIN_FILE))
     files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from yunmin_assets.columnar.parquet_batches import iterate_batches
+from yunmin_assets.parquet_batches import iterate_batches
 
 TEXTS_AT_ONCE = 16  # a row of texts may be long
 ROWS_AT_ONCE = 1 << 16

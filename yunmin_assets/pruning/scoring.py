@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from yunmin_assets.language_model.architecture import load_model
-from yunmin_assets.language_model.tokenizer import load_tokenizer
+from yunmin_assets.language_model.tokenizer import load_tokenizer, vocabulary_size
 from yunmin_assets.progress import Log, silent
 from yunmin_assets.pruning.config import ScoringConfig
 from yunmin_assets.pruning.encoding import encode
@@ -138,9 +138,10 @@ class Scorer:
 
     def _model(self) -> PreTrainedModel:
         model = load_model(self.folder)
-        if len(self._tokenizer) > model.config.vocab_size:
+        tokens = vocabulary_size(self._tokenizer)
+        if tokens > model.config.vocab_size:
             raise ValueError(
-                f"{self.folder}: the tokenizer has {len(self._tokenizer)} tokens, the model {model.config.vocab_size}"
+                f"{self.folder}: the tokenizer has {tokens} tokens, the model {model.config.vocab_size}"
             )
         return model
 
