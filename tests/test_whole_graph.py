@@ -89,7 +89,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> tuple[LocalRun,
 def test_one_command_publishes_every_asset_and_ends_with_a_table(done: tuple[LocalRun, str]) -> None:
     local_run, output = done
     assets = {asset for asset, _ in local_run.hashes()}
-    assert len(assets) == 17
+    assert len(assets) == 19
     assert "SYNTHETIC" in output
     assert re.search(r"all domains\s+\d+ \(", output)
     assert re.search(r"\d+ of \d+ found, recall", output)
@@ -163,9 +163,9 @@ def test_a_second_run_publishes_nothing_and_takes_seconds(done: tuple[LocalRun, 
 @pytest.mark.parametrize(
     ("job", "partition", "assets"),
     [
-        ("whole_pipeline", "web_data", 17),
-        ("per_domain_chain", "web_data", 10),
-        ("merge_and_evaluate", None, 4),
+        ("whole_pipeline", "web_data", 19),
+        ("per_domain_chain", "web_data", 11),
+        ("merge_and_evaluate", None, 5),
     ],
 )
 def test_the_named_jobs_run_and_find_nothing_to_do(

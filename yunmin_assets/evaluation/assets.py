@@ -39,6 +39,7 @@ GRAPH = {
     "tokenizer": False,
     "reference_model": False,
     "perplexity": True,
+    "pruning_thresholds": False,
     "pruned_corpus": True,
     "parquet_shards": True,
     "base_model": False,
