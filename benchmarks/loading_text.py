@@ -9,6 +9,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,23 @@ def write_documents(out: Path, corpus: Path | None) -> dict[str, Any]:
     }
 
 
+@cache
+def _encoded_texts(folder: Path) -> list[bytes]:
+    return [text.encode() for text in texts_by_parquet(folder)]
+
+
+def decoded_texts(folder: Path) -> Texts:
+    """The floor of every reader that gives strings: UTF-8 that lies in memory, decoded by Python."""
+    for text in _encoded_texts(folder):
+        yield text.decode()
+
+
 READERS: dict[str, tuple[str, Callable[[Path], Texts]]] = {
     "json": ("JSONL, Python's json", texts_by_json),
     "orjson": ("JSONL, orjson", texts_by_orjson),
     "parquet": ("Parquet, Python strings", texts_by_parquet),
     "arrow": ("Parquet, Arrow arrays", texts_as_arrow),
+    "decode": ("UTF-8 in memory to Python strings, nothing else", decoded_texts),
 }
 
 

@@ -1,5 +1,6 @@
 """The loader on S3: a real protocol server, and a proxy in front of it that breaks things."""
 
+import fcntl
 import json
 import multiprocessing
 import re
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 from upath import UPath
 
 from yunmin_assets.columnar import DamagedFileError, MixedDataset, PackConfig, PackedDataset, pack_documents
+from yunmin_assets.columnar.block_cache import LOCK_FILE
 
 MEGABYTE = 1024 * 1024
 
@@ -338,11 +340,11 @@ def test_blocks_are_fetched_in_ranges_of_8_to_32_megabytes_and_once_per_epoch(
 
 
 def watch(folder, largest, stop):
-    while not stop.is_set():
-        try:
+    """Looks while nobody changes the folder: else it would count what goes and what comes in its place."""
+    while not stop.wait(0.001):
+        with (folder / LOCK_FILE).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             largest.value = max(largest.value, sum(path.stat().st_size for path in folder.iterdir()))
-        except FileNotFoundError:
-            continue
 
 
 def read_all(options, sums):
