@@ -8,6 +8,8 @@ Item = TypeVar("Item")
 Log = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
+SLOWEST_PER_SECOND = 2.0
+"""Below this rate a line says how long one unit takes."""
 
 
 def silent(_: str) -> None:
@@ -51,10 +53,17 @@ class Progress:
     def _line(self, now: float, note: str) -> str:
         rate = self.done / max(now - self._started, 1e-9)
         of_total = f" of {self._total:,}" if self._total is not None else ""
-        line = f"{self.done:,}{of_total} {self._unit}, {rate:,.0f}/s"
+        line = f"{self.done:,}{of_total} {self._unit}, {_pace(rate)}"
         if self._total is not None and rate > 0 and self.done < self._total:
             line += f", {(self._total - self.done) / rate:,.0f} s left"
         return f"{line}, {note}" if note else line
+
+
+def _pace(rate: float) -> str:
+    """So many per second; of slow work, how long one takes."""
+    if rate >= SLOWEST_PER_SECOND:
+        return f"{rate:,.0f}/s"
+    return f"{1 / rate:,.1f} s each" if rate > 0 else "none yet"
 
 
 def track(items: Iterable[Item], log: Log, unit: str, total: int | None = None) -> Iterator[Item]:
