@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from yunmin_assets.dedup.compiling import kernel
+from yunmin_assets.compiling import kernel
 from yunmin_assets.dedup.components import Components
 from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.key_files import naming

@@ -14,7 +14,7 @@ Price: 6 bytes per document, besides the key range at hand. After each band a ch
 document, from which a killed run goes on.
 """
 
-# Compiled with 2d536dd750d1
+# Compiled with 30a42715dbf9
 
 import os
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yunmin_assets.dedup.compiling import kernel
+from yunmin_assets.compiling import kernel
 from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.key_files import key_ranges, read_keys, rows_in
 from yunmin_assets.dedup.signature_files import TEXT_HASHES_FILE, band_file

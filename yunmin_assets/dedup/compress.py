@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from yunmin_assets.dedup.compiling import HAS_AVX512, kernel
+from yunmin_assets.compiling import HAS_AVX512, kernel
 
 # mypy: allow-untyped-defs
 # numba infers the types; the docstrings state them.

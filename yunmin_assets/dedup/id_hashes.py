@@ -3,13 +3,13 @@
 A hash that occurs twice is only a suspicion: callers compare the ids themselves, or a second hash.
 """
 
-# Compiled with dffbac8e860e
+# Compiled with f817ef44f718
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from yunmin_assets.dedup.compiling import kernel
+from yunmin_assets.compiling import kernel
 from yunmin_assets.dedup.kernels import mix64
 from yunmin_assets.dedup.text_blocks import string_buffers
 

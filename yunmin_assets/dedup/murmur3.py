@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from yunmin_assets.dedup.compiling import kernel
+from yunmin_assets.compiling import kernel
 
 # mypy: allow-untyped-defs
 # numba infers the types; the docstrings state them.

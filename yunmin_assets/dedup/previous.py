@@ -12,7 +12,7 @@ the result is the one of a full run.
 Price: reading 21 bytes per document of the earlier run; of a changed domain also sorting them.
 """
 
-# Compiled with dffbac8e860e
+# Compiled with f817ef44f718
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from yunmin_assets.compiling import kernel
 from yunmin_assets.dedup.batches import Domain
-from yunmin_assets.dedup.compiling import kernel
 from yunmin_assets.dedup.components import Components
 from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.kernels import mix64

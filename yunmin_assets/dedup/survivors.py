@@ -14,15 +14,15 @@ A comparison stops as soon as too many shingles have missed: J(A, B) ≥ t needs
 |A ∩ B| ≥ t / (1 + t) · (|A| + |B|), and min / max of the sizes ≥ t at all.
 """
 
-# Compiled with 2d536dd750d1
+# Compiled with 30a42715dbf9
 
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from yunmin_assets.compiling import kernel
 from yunmin_assets.dedup.buckets import Buckets
-from yunmin_assets.dedup.compiling import kernel
 from yunmin_assets.dedup.shingle_sets import ShingleSets
 from yunmin_assets.dedup.union_find import find_root, flatten, join
 

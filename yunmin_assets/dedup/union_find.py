@@ -1,6 +1,6 @@
 """Union-find over numbered documents, compiled: the root of a component is its smallest document."""
 
-from yunmin_assets.dedup.compiling import kernel
+from yunmin_assets.compiling import kernel
 
 # mypy: allow-untyped-defs
 # numba infers the types.

@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from yunmin_assets.dedup.compiling import HAS_AVX512  # noqa: F401  asks for wide vectors before any kernel
+from yunmin_assets.compiling import HAS_AVX512  # noqa: F401  asks for wide vectors before any kernel
 
 # mypy: allow-untyped-defs
 # numba infers the types; the docstrings state them.

@@ -10,7 +10,7 @@ The kernel is apart from `kernels` because it serves another question. Numba's d
 in a kernel's own file only, so those that it is compiled with are in the line below (see `kernels`).
 """
 
-# Compiled with 470588f2d0d2
+# Compiled with 24b0c72f4e28
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from yunmin_assets.compiling import kernel
 from yunmin_assets.dedup.checks import check_texts
-from yunmin_assets.dedup.compiling import kernel
 from yunmin_assets.dedup.kernels import OK, hash_text, longest_text, normalize_utf8
 from yunmin_assets.dedup.normalize import MAYBE_NOT_NFC, Punctuation, normalization_table
 from yunmin_assets.dedup.text_blocks import Statuses, TextBlock, run_blocks
