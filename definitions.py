@@ -22,7 +22,13 @@ from yunmin_assets.dem.assets import (
     merged_model,
 )
 from yunmin_assets.evaluation.assets import eval_report
-from yunmin_assets.pruning.assets import perplexity, pruned_corpus, pruning_thresholds, reference_model
+from yunmin_assets.pruning.assets import (
+    perplexity,
+    pruned_corpus,
+    pruning_study,
+    pruning_thresholds,
+    reference_model,
+)
 
 EXECUTORS: dict[str, ExecutorDefinition] = {
     "multiprocess": multiprocess_executor.configured({"max_concurrent": 2}),
@@ -55,6 +61,7 @@ defs = Definitions(
         perplexity,
         pruning_thresholds,
         pruned_corpus,
+        pruning_study,
         parquet_shards,
         loading_benchmark,
         base_model,

@@ -20,7 +20,7 @@ from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.splits import SplitConfig
 from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, WeightsConfig
 from yunmin_assets.evaluation.config import EvaluationConfig
-from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig
+from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig, StudyConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -41,6 +41,7 @@ class PipelineConfig(ConfigModel):
     tokenizer: TokenizerConfig = TokenizerConfig()
     reference_model: ReferenceConfig = ReferenceConfig()
     pruning: PruningConfig = PruningConfig()
+    pruning_study: StudyConfig = StudyConfig()
     pack: PackOptions = PackOptions()
     base_model: BaseModelConfig = BaseModelConfig()
     lora_adapter: LoraConfig = LoraConfig()

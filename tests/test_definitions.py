@@ -26,6 +26,7 @@ LINEAGE = {
     "perplexity": ("pruning", True, {"deduped_corpus", "reference_model"}),
     "pruning_thresholds": ("pruning", False, {"perplexity"}),
     "pruned_corpus": ("pruning", True, {"deduped_corpus", "perplexity", "pruning_thresholds"}),
+    "pruning_study": ("pruning", False, {"deduped_corpus", "perplexity", "tokenizer"}),
     "parquet_shards": ("columnar", True, {"pruned_corpus", "deduped_corpus", "tokenizer"}),
     "loading_benchmark": ("columnar", False, {"parquet_shards"}),
     "base_model": ("dem", False, {"deduped_corpus", "tokenizer"}),
@@ -69,8 +70,18 @@ def test_the_named_jobs_and_the_sensor_are_there() -> None:
         "whole_pipeline",
         "per_domain_chain",
         "merge_and_evaluate",
+        "study_pruning",
     }
     assert [sensor.name for sensor in defs.sensors or []] == ["raw_folder_sensor"]
+
+
+def test_the_whole_pipeline_is_everything_but_the_study_which_has_its_own_job() -> None:
+    selected = {
+        job: {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.selected_asset_keys}
+        for job in ("whole_pipeline", "study_pruning")
+    }
+    assert selected["study_pruning"] == {"pruning_study"}
+    assert selected["whole_pipeline"] == set(LINEAGE) - {"pruning_study"}
 
 
 def test_the_per_domain_chain_holds_every_partitioned_asset_and_what_lies_between_them() -> None:

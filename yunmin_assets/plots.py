@@ -7,6 +7,7 @@ import base64
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,9 @@ from matplotlib.figure import Figure
 WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 6.0, 2.6, 90
 CELL_WIDTH_INCHES, CELL_HEIGHT_INCHES, LABEL_INCHES = 0.65, 0.5, 1.2
 LABEL_CHARACTERS = 20
+DOT_WIDTH_INCHES, DODGE = 0.16, 0.9
+DOT_STYLE: dict[str, Any] = {"markersize": 4, "linewidth": 1, "capsize": 2}
+DOT_SHAPES = "os^Dv"
 ACCENT = "#3b6fb6"
 BREAK_HERE = r"\g<0>`&#8203;`"
 _LONG_WORD = re.compile(r"\S{32}(?=\S)")
@@ -75,6 +79,30 @@ def bars(values: Mapping[str, float], *, title: str, ylabel: str) -> str:
     figure, axes = _figure(title, "", ylabel)
     axes.bar(range(len(values)), list(values.values()), color=ACCENT)
     _name_columns(axes, list(values))
+    return _markdown(figure, title)
+
+
+def intervals(
+    series: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str, ylabel: str
+) -> str:
+    """A dot with its interval per entry of (value, low, high), a colour and shape per series, and a line at zero.
+
+    Args:
+        series: by name of the series, by label on the horizontal axis.
+    """
+    labels = list(dict.fromkeys(label for values in series.values() for label in values))
+    width = max(WIDTH_INCHES, DOT_WIDTH_INCHES * len(labels) * (len(series) + 1))
+    figure, axes = _figure(title, "", ylabel, width=width)
+    axes.axhline(0, color="black", linewidth=0.8)
+    for number, (name, values) in enumerate(series.items(), start=1):
+        middle, low, high = np.array(list(values.values())).T
+        shift = (number / (len(series) + 1) - 0.5) * DODGE
+        places = [labels.index(label) + shift for label in values]
+        lengths = np.maximum([middle - low, high - middle], 0)  # a skewed interval may leave its value out
+        shape = DOT_SHAPES[number % len(DOT_SHAPES)]
+        axes.errorbar(places, middle, lengths, fmt=shape, label=name, **DOT_STYLE)
+    _name_columns(axes, labels)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return _markdown(figure, title)
 
 

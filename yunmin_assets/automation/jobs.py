@@ -1,8 +1,9 @@
 """Named jobs for people.
 
-`whole_pipeline` is every asset, `per_domain_chain` what one domain needs from raw text to its
-difference vector, `merge_and_evaluate` what follows when any domain has changed. Materialize several
-domains of `whole_pipeline` as a backfill from the asset graph, so that assets over all domains run once.
+`whole_pipeline` is every asset but the pruning study, `per_domain_chain` what one domain needs from raw text to its
+difference vector, `merge_and_evaluate` what follows when any domain has changed. `study_pruning` trains many models,
+so it runs only when a person asks for it. Materialize several domains of `whole_pipeline` as a backfill from the
+asset graph, so that assets over all domains run once.
 """
 
 from dagster import AssetSelection, define_asset_job
@@ -13,10 +14,12 @@ INGEST = ("raw_corpus", "clean_corpus", "signatures")
 GLOBAL_MODELS = ("tokenizer", "reference_model", "base_model")
 """What the rest of a domain's chain builds on; made once by `whole_pipeline`."""
 
+STUDY = AssetSelection.assets("pruning_study")
+
 whole_pipeline = define_asset_job(
     "whole_pipeline",
-    selection=AssetSelection.all(),
-    description="Every asset, from raw text to the evaluation report.",
+    selection=AssetSelection.all() - STUDY,
+    description="Every asset from raw text to the evaluation report; not the pruning study.",
 )
 
 per_domain_chain = define_asset_job(
@@ -43,4 +46,10 @@ merge_and_evaluate = define_asset_job(
     description="Joint control, domain weights, merged model, loading speed and the report.",
 )
 
-jobs = [whole_pipeline, per_domain_chain, merge_and_evaluate]
+study_pruning = define_asset_job(
+    "study_pruning",  # not the name of its asset, which Dagster does not allow
+    selection=STUDY,
+    description="Which pruning criterion: a model trained for each, on equal tokens. Needs perplexity in every domain.",
+)
+
+jobs = [whole_pipeline, per_domain_chain, merge_and_evaluate, study_pruning]

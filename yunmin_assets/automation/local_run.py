@@ -1,7 +1,8 @@
 """`make demo`: materialize the whole graph in one process, with progress on the terminal.
 
-    python -m yunmin_assets.automation.local_run [--raw FOLDER|s3://…] [--domains law,tech] [--home FOLDER]
+    python -m yunmin_assets.automation.local_run [--raw FOLDER|s3://…] [--domains law,tech] [--home FOLDER] [--job NAME]
 
+`--job` materializes another named job, such as `study_pruning`, on what an earlier run has made.
 Runs are recorded like any other, so the UI shows them; a second run finds nothing to do. A domain that
 fails is reported and left out, the others go on, and the exit status is 1.
 """
@@ -10,6 +11,7 @@ import argparse
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from yunmin_assets.automation.plan import Phase
 
 LOCAL_RUN = "yunmin/local_run"
+WHOLE_PIPELINE = "whole_pipeline"
 TERMINAL: dict[str, Any] = {"loggers": {"terminal": {"config": {}}}}
 
 
@@ -40,17 +43,19 @@ def main(arguments: list[str] | None = None) -> int:
     with only_run_in(workplace.home):
         if workplace.is_sample:
             ensure_sample_corpus(workplace)
-        failed = run_graph([name.strip() for name in options.domains.split(",") if name.strip()])
+        domains = [name.strip() for name in options.domains.split(",") if name.strip()]
+        failed = run_graph(domains, options.job)
     if failed:
         print(
             f"\nfailed: {', '.join(failed)} (see the errors above; mend the cause and run the same command again)"
         )
-    _print_report(workplace, time.monotonic() - started, is_whole=not failed)
+    if options.job == WHOLE_PIPELINE:
+        _print_report(workplace, time.monotonic() - started, is_whole=not failed)
     return 1 if failed else 0
 
 
-def run_graph(domains: list[str]) -> list[str]:
-    """Materialize every asset for `domains` (all that are delivered when empty).
+def run_graph(domains: list[str], job: str = WHOLE_PIPELINE) -> list[str]:
+    """Materialize every asset of a job for `domains` (all that are delivered when empty).
 
     Returns:
         The domains that failed, and "assets over all domains" when one of those did.
@@ -61,7 +66,6 @@ def run_graph(domains: list[str]) -> list[str]:
     from dagster import DagsterInstance
 
     from definitions import defs, settings
-    from yunmin_assets.automation.plan import plan_phases
     from yunmin_assets.corpus.raw import SUFFIXES, RawObjectError, list_domains
 
     root = settings.raw_root()
@@ -80,19 +84,21 @@ def run_graph(domains: list[str]) -> list[str]:
         warnings.simplefilter("ignore")  # Dagster's own notes about in-process execution
         _close_killed_runs(instance)
         _register(instance, left)
-        phases = plan_phases(defs.resolve_asset_graph())
+        phases = _phases(defs, job)
         for number, phase in enumerate(phases, start=1):
             names = ", ".join(key.to_user_string() for key in phase.assets)
             print(f"\n[{number}/{len(phases)}] {names}", flush=True)
             if phase.is_partitioned:
-                failed += [domain for domain in left if not _run(defs, instance, phase, domain)]
+                failed += [domain for domain in left if not _run(defs, job, instance, phase, domain)]
                 left = [domain for domain in left if domain not in failed]
-            elif not _run(defs, instance, phase, None):
+            elif not _run(defs, job, instance, phase, None):
                 return [*failed, "assets over all domains"]
     return failed
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    from yunmin_assets.automation.jobs import jobs
+
     parser = argparse.ArgumentParser(description="Materialize the whole graph on this machine.")
     parser.add_argument(
         "--raw", default="", help="folder or s3:// prefix with your own text (default: the sample corpus)"
@@ -102,6 +108,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--home", type=Path, help="folder of the lake and the run history (default: data/<name>)"
+    )
+    parser.add_argument(
+        "--job",
+        default=WHOLE_PIPELINE,
+        choices=[job.name for job in jobs],
+        help="materialize another named job, on what an earlier run has made",
     )
     return parser.parse_args(arguments)
 
@@ -141,8 +153,21 @@ def _register(instance: "DagsterInstance", domains: list[str]) -> None:
     instance.add_dynamic_partitions("domain", domains)
 
 
-def _run(defs: "Definitions", instance: "DagsterInstance", phase: "Phase", domain: str | None) -> bool:
-    result = defs.get_job_def("whole_pipeline").execute_in_process(
+def _phases(defs: "Definitions", job: str) -> list["Phase"]:
+    from yunmin_assets.automation.plan import plan_phases
+
+    selected = defs.resolve_job_def(job).asset_layer.selected_asset_keys
+    phases = [
+        replace(phase, assets=tuple(key for key in phase.assets if key in selected))
+        for phase in plan_phases(defs.resolve_asset_graph())
+    ]
+    return [phase for phase in phases if phase.assets]
+
+
+def _run(
+    defs: "Definitions", job: str, instance: "DagsterInstance", phase: "Phase", domain: str | None
+) -> bool:
+    result = defs.resolve_job_def(job).execute_in_process(
         run_config=TERMINAL,
         instance=instance,
         tags={LOCAL_RUN: "true"},

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from yunmin_assets.lazy_exports import lazy_exports
-from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig, ScoringConfig
+from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig, ScoringConfig, StudyConfig
 
 if TYPE_CHECKING:
     from yunmin_assets.pruning.halves import half_of
@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from yunmin_assets.pruning.scoring import SCORE_SCHEMA, score_documents
     from yunmin_assets.pruning.selection import Selection, select_documents
     from yunmin_assets.pruning.shards import score_file
+    from yunmin_assets.pruning.study import StudyInputs, run_study
 
 _MODULE_OF = {
     "SCORE_SCHEMA": "scoring",
     "Selection": "selection",
+    "StudyInputs": "study",
     "cross_score": "reference",
     "half_of": "halves",
+    "run_study": "study",
     "score_documents": "scoring",
     "score_file": "shards",
     "select_documents": "selection",
@@ -29,8 +32,11 @@ __all__ = [
     "ReferenceConfig",
     "ScoringConfig",
     "Selection",
+    "StudyConfig",
+    "StudyInputs",
     "cross_score",
     "half_of",
+    "run_study",
     "score_documents",
     "score_file",
     "select_documents",

@@ -1,4 +1,7 @@
-"""reference_model, perplexity, pruning_thresholds, pruned_corpus: documents that teach little are left out."""
+"""reference_model, perplexity, pruning_thresholds, pruned_corpus: documents that teach little are left out.
+
+pruning_study: which criterion to choose.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -15,13 +18,15 @@ from yunmin_assets.documents import split_path
 from yunmin_assets.files import folder_hash
 from yunmin_assets.partitions import domain_partitions
 from yunmin_assets.pruning.reference_folders import models_in, require_checkpoint
-from yunmin_assets.snapshot_files import TOKENIZER, TRAIN_FILE
+from yunmin_assets.snapshot_files import TOKENIZER, TRAIN_FILE, VALIDATION_FILE
 
 if TYPE_CHECKING:
     from yunmin_assets.language_model import TrainingResult
 
 OWNERS = ["team:yunmin-models"]
 SCORES_FILE = "scores.parquet"
+OPTIONS_OF_A_STUDY = {"thresholds", "seed", "token_budget", "max_length"}
+"""Of `pruning:`. Its criterion and rate are what a study helps to choose, so choosing does not make it out of date."""
 
 
 def cut_file(domain: str) -> str:
@@ -258,6 +263,67 @@ def pruned_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings
         return Outcome({**figures, **_as_markdown(rendered)}, checks)
 
     yield from publish(step, prune)
+
+
+@asset(
+    deps=["deduped_corpus", "perplexity", "tokenizer"],
+    group_name="pruning",
+    kinds={"pytorch", "huggingface"},
+    owners=OWNERS,
+    pool="gpu",
+    code_version="1",
+    check_specs=check_specs(
+        "pruning_study",
+        {"equal_tokens": "Every arm was trained on equally many tokens."},
+        warning=EVERY_DOMAIN_PRESENT,
+        partitioned=False,
+    ),
+)
+def pruning_study(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
+    """Which criterion and rate: a small model trained for each on equal tokens, measured on validation documents."""
+    deduped, vocabulary = over_all_domains(context, lake, "deduped_corpus"), lake.current("tokenizer")
+
+    def own_documents(domain: str) -> tuple[str, str]:
+        found = deduped.snapshots.get(domain)
+        return "deduped_corpus train", found.file(TRAIN_FILE).sha256 if found else ""
+
+    scored = over_all_domains(context, lake, "perplexity", made_from=own_documents)
+    documents = Upstream(
+        "deduped_corpus", {domain: deduped.snapshots[domain] for domain in scored.snapshots}, scored.missing
+    )
+    config, pruning = settings.pipeline.pruning_study, settings.pipeline.pruning
+    inputs = {**scored.hashes(), "tokenizer": vocabulary.content_hash}
+    for file in (TRAIN_FILE, VALIDATION_FILE):
+        inputs |= {f"{name} {file}": sha256 for name, sha256 in documents.hashes(file).items()}
+    options = {
+        "pruning_study": config.model_dump(mode="json"),
+        "pruning": pruning.model_dump(mode="json", include=OPTIONS_OF_A_STUDY),
+        "pack": settings.pipeline.pack.fingerprint_options(),
+    }
+    step = Step(context, lake, inputs, options, bytes_in=documents.bytes(TRAIN_FILE))
+
+    def compute_study(folder: Path) -> Outcome:
+        from yunmin_assets.pruning.study import StudyInputs, run_study
+        from yunmin_assets.pruning.study_summary import describe_study
+
+        compute.prepare()
+        files = {
+            split: {domain: split_path(own.local, split) for domain, own in documents.snapshots.items()}
+            for split in ("train", "validation")
+        }
+        scores = {domain: own.local / SCORES_FILE for domain, own in scored.snapshots.items()}
+        sources = StudyInputs(files["train"], scores, files["validation"], vocabulary.local / TOKENIZER)
+        layout = settings.pack_config(vocabulary)
+        report, costs = run_study(sources, config, pruning, layout, folder, step.workspace(), log=step.log)
+        figures, rendered = describe_study(report, costs)
+        tokens = [facts.trained_tokens for selection in report.selections for facts in selection.seeds]
+        checks = (
+            Check("equal_tokens", len(set(tokens)) == 1, f"{len(tokens)} arms, each of {tokens[0]:,} tokens"),
+            scored.check(),
+        )
+        return Outcome({**figures, **_as_markdown(rendered)}, checks, tokens=sum(tokens))
+
+    yield from publish(step, compute_study)
 
 
 def _as_markdown(rendered: dict[str, str]) -> dict[str, Markdown]:

@@ -1,7 +1,7 @@
 """Options of the pruning stage."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,7 @@ from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
 
 Criterion = Literal["low", "medium", "high", "random", "none"]
+SelectionRate = Annotated[float, Field(gt=0, le=1)]
 
 
 class ReferenceConfig(ConfigModel):
@@ -61,3 +62,40 @@ class PruningConfig(ScoringConfig):
         """What the choice among scored documents depends on, as JSON values."""
         own = set(PruningConfig.model_fields) - set(ScoringConfig.model_fields)
         return self.model_dump(mode="json", include=own)
+
+
+class StudyConfig(ConfigModel):
+    """Which selections are compared, and by what training: the same for each of them."""
+
+    arms: dict[Criterion, list[SelectionRate]] = Field(
+        default={"none": [1.0], "low": [0.5], "medium": [0.5, 0.25], "high": [0.5], "random": [0.5, 0.25]},
+        min_length=1,
+    )
+    """By criterion, the selection rates that are tried; `random` is the control at each of them."""
+    seeds: int = Field(default=1, ge=1)
+    """Trainings per arm, each with other initial weights, another order and other lots of `random`."""
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    """Of every arm: steps × batch size × row length are its tokens, whatever it selects."""
+    documents_per_domain: int = Field(default=100, ge=20)
+    """Validation documents per domain on which every arm is measured, chosen by a hash of their id."""
+    bootstrap_samples: int = Field(default=1000, ge=10)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _can_be_compared(self) -> "StudyConfig":
+        controls = self.arms.get("random", [])
+        for criterion, rates in self.arms.items():
+            if not rates or len(set(rates)) < len(rates):
+                raise ValueError(
+                    f"arms.{criterion} is {rates}: name each rate once, or leave {criterion} out"
+                )
+            if criterion == "none":
+                if rates != [1.0]:
+                    raise ValueError(f"arms.none is {rates}: it keeps everything, so write none: [1.0]")
+            elif missing := [rate for rate in rates if rate not in controls]:
+                raise ValueError(
+                    f"arms.{criterion} has no random control at {missing[0]:g}: add it to arms.random, "
+                    "for only against random documents does a criterion prove itself"
+                )
+        return self
