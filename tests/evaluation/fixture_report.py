@@ -11,9 +11,9 @@ from yunmin_assets.evaluation.model import (
     Measurement,
     PerplexityCell,
     Report,
-    Verdict,
     owner_expectations,
 )
+from yunmin_assets.paired_bootstrap import Verdict
 
 DOMAINS = ("korean_textbook", "national_assembly_data", "web_data", "social_media_data", "papers_data")
 BASE = (118.4, 64.9, 241.7, 1312.0, 77.3)

@@ -1,6 +1,6 @@
 """Evaluation: perplexity with paired statistics, and the report that tells a stranger what was achieved.
 
-    score_documents → bootstrap_perplexity, paired_difference, judge → Report → write_report
+    score_documents → paired_bootstrap → Report → write_report
 
 The names below are imported on first use, so that reading a configuration stays cheap.
 """
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
         owner_expectations,
     )
     from yunmin_assets.evaluation.report import headline, write_report
-    from yunmin_assets.evaluation.statistics import (
-        PairedDifference,
-        PerplexityInterval,
-        bootstrap_perplexity,
-        holm,
-        judge,
-        paired_difference,
-        verdict,
-    )
 
 __all__ = [
     "CandidateRow",
@@ -43,17 +34,10 @@ __all__ = [
     "FunnelRow",
     "Generation",
     "Measurement",
-    "PairedDifference",
     "PerplexityCell",
-    "PerplexityInterval",
     "Report",
-    "bootstrap_perplexity",
     "headline",
-    "holm",
-    "judge",
     "owner_expectations",
-    "paired_difference",
-    "verdict",
     "write_report",
 ]
 
@@ -65,17 +49,10 @@ _MODULE_OF = {
     "FunnelRow": "model",
     "Generation": "model",
     "Measurement": "model",
-    "PairedDifference": "statistics",
     "PerplexityCell": "model",
-    "PerplexityInterval": "statistics",
     "Report": "model",
-    "bootstrap_perplexity": "statistics",
     "headline": "report",
-    "holm": "statistics",
-    "judge": "statistics",
     "owner_expectations": "model",
-    "paired_difference": "statistics",
-    "verdict": "statistics",
     "write_report": "report",
 }
 

@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.evaluation.model import BASE, Generation, PerplexityCell
-from yunmin_assets.evaluation.statistics import (
+from yunmin_assets.language_model.generation import generate
+from yunmin_assets.paired_bootstrap import (
     PairedDifference,
     bootstrap_perplexity,
     judge,
     paired_difference,
 )
-from yunmin_assets.language_model.generation import generate
 from yunmin_assets.progress import Log, silent
 from yunmin_assets.pruning.scoring import score_documents
 

@@ -5,13 +5,11 @@ measurement is None (or an empty list) and is shown as "not measured yet", never
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from yunmin_assets.config_model import ConfigModel
-
-Verdict = Literal["better", "worse", "not shown"]
+from yunmin_assets.paired_bootstrap import Verdict
 
 BASE, MINI, MERGED = "base", "mini", "merged"
 """The models every report measures."""

@@ -19,8 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from yunmin_assets.evaluation.model import Verdict
-from yunmin_assets.evaluation.statistics import PairedDifference, judge
+from yunmin_assets.paired_bootstrap import PairedDifference, Verdict, judge
 from yunmin_assets.pruning.config import StudyConfig
 
 FEWEST_DOCUMENTS = 20

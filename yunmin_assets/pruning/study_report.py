@@ -8,8 +8,7 @@ import pyarrow as pa
 from pydantic import ConfigDict
 
 from yunmin_assets.config_model import ConfigModel
-from yunmin_assets.evaluation.model import Verdict
-from yunmin_assets.evaluation.statistics import PairedDifference
+from yunmin_assets.paired_bootstrap import PairedDifference, Verdict
 from yunmin_assets.pruning.config import Criterion, StudyConfig
 from yunmin_assets.pruning.study_comparison import Compared, Floats, HeldOut, compare, judge_all
 

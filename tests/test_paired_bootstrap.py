@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from yunmin_assets.evaluation.statistics import (
+from yunmin_assets.paired_bootstrap import (
     PairedDifference,
     bootstrap_perplexity,
     holm,

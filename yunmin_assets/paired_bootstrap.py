@@ -14,13 +14,13 @@ Price: samples × documents integers, 512 draws at a time.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yunmin_assets.evaluation.model import Verdict
-
 Floats = NDArray[np.float64]
+Verdict = Literal["better", "worse", "not shown"]
 
 DRAWS_AT_ONCE = 512
 
