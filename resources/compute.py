@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from dagster import ConfigurableResource
+from pydantic import Field
 
 from yunmin_assets.language_model.processes import usable_cores
 from yunmin_assets.progress import Log
@@ -23,7 +24,7 @@ class Compute(ConfigurableResource):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU when there is one."""
-    processes: int = 0
+    processes: int = Field(default=0, ge=0)
     """Processes that train one adapter together; 0: one for each visible GPU that the batch can be shared among."""
 
     def prepare(self) -> None:

@@ -121,11 +121,11 @@ class Step:
         )
 
 
-Compute = Callable[[Path], Outcome]
+Computation = Callable[[Path], Outcome]
 Events = Iterator[MaterializeResult | AssetCheckResult]
 
 
-def publish(step: Step, compute: Compute) -> Events:
+def publish(step: Step, compute: Computation) -> Events:
     """Compute, check and publish, or say that nothing changed.
 
     Args:

@@ -31,7 +31,7 @@ LINEAGE = {
     "loading_benchmark": ("columnar", False, {"parquet_shards"}),
     "base_model": ("dem", False, {"deduped_corpus", "tokenizer"}),
     "lora_adapter": ("dem", True, {"parquet_shards", "base_model"}),
-    "joint_adapter": ("dem", False, {"parquet_shards", "base_model"}),
+    "joint_adapter": ("dem", False, {"lora_adapter", "parquet_shards", "base_model"}),
     "diff_vector": ("dem", True, {"lora_adapter", "base_model"}),
     "domain_weights": ("dem", False, {"base_model", "diff_vector", "parquet_shards"}),
     "merged_model": ("dem", False, {"base_model", "diff_vector", "domain_weights"}),

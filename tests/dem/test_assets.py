@@ -28,7 +28,7 @@ class Dem:
 
     def __init__(self, home: Path, instance: DagsterInstance, **options: object) -> None:
         self.lake, self.instance = Lake(uri=str(home / "lake")), instance
-        base = save_toy_model(home / "base", "mamba2")
+        base = self.base = save_toy_model(home / "base", "mamba2")
         with self.lake.stage("base_model") as staging:
             save_toy_model(staging.folder / "model", "mamba2")
             self.lake.commit(
@@ -128,23 +128,56 @@ def test_the_loss_curve_is_observed_while_it_trains_and_published_at_the_end(dem
     assert figures["best_step"] in (4, 8) and figures["best_validation_loss"] > 0
 
 
-def test_the_joint_adapter_sees_as_many_tokens_as_all_adapters_together(dem):
-    graph = dem()
+def test_the_joint_adapter_sees_as_many_tokens_as_all_adapters_together_also_when_a_domain_stops_early(
+    dem, monkeypatch
+):
+    budgets, train = [], Compute.train
+
+    def watched(compute, job, **options):
+        budgets.append(job.tokens)
+        return train(compute, job, **options)
+
+    monkeypatch.setattr(Compute, "train", watched)
+    graph = dem(
+        training={**TRAINING, "learning_rate": 0.5},
+        early_stopping={"validate_every": 1, "patience": 1, "rows": 8},
+    )
     graph.instance.add_dynamic_partitions("domain", ["absent"])
+    assert all(graph.run(lora_adapter, domain).success for domain in DOMAINS)
+    tokens = [graph.lake.current("lora_adapter", domain).manifest.cost.tokens for domain in DOMAINS]
+    assert min(tokens) < 8 * 4 * TOY_LENGTH, "one of them stopped early"
     result = graph.run(joint_adapter)
     assert result.success
     checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     assert checks == {"loss_finite": True, "every_domain_present": False}
-    assert graph.run(lora_adapter, "law").success
-    of_one = graph.lake.current("lora_adapter", "law").manifest.cost.tokens
-    assert of_one == 8 * 4 * TOY_LENGTH
-    assert graph.lake.current("joint_adapter").manifest.cost.tokens == len(DOMAINS) * of_one
+    joint = graph.lake.current("joint_adapter").manifest
+    assert budgets == [None, None, sum(tokens)], "the joint run ends by its tokens and not by its patience"
+    assert sum(tokens) <= joint.cost.tokens < sum(tokens) + 4 * TOY_LENGTH
+    assert joint.inputs["lora_adapter[law]"] == graph.lake.current("lora_adapter", "law").content_hash
+
+
+def test_the_joint_adapter_leaves_out_a_domain_whose_adapter_saw_other_rows(dem):
+    graph = dem()
+    assert not graph.run(joint_adapter).success, "there is no adapter yet"
+    assert all(graph.run(lora_adapter, domain).success for domain in DOMAINS)
+    with graph.lake.stage("parquet_shards", "food") as staging:
+        pack_toy_domain(graph.base, "food", staging.folder / "packed", sentences=100)
+        inputs = {"tokenizer": TOKENIZER_HASH}
+        graph.lake.commit(staging, asset="parquet_shards", domain="food", fingerprint="2", inputs=inputs)
+    result = graph.run(joint_adapter)
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert checks == {"loss_finite": True, "every_domain_present": False}
+    of_law = graph.lake.current("lora_adapter", "law").manifest.cost.tokens
+    joint = graph.lake.current("joint_adapter").manifest
+    assert joint.cost.tokens == of_law and not [name for name in joint.inputs if "food" in name]
 
 
 def test_a_joint_run_is_as_long_as_all_and_validated_as_often():
-    config = LoraConfig(training=TRAINING, early_stopping={"validate_every": 4}).over_domains(5)
-    assert (config.training.steps, config.early_stopping.validate_every) == (40, 20)
-    assert LoraConfig(early_stopping={"validate_every": 0}).over_domains(5).early_stopping.validate_every == 0
+    config = LoraConfig(training=TRAINING, early_stopping={"validate_every": 4}).over_domains(5, 3841, 24)
+    assert (config.training.steps, config.early_stopping.validate_every) == (41, 20)
+    short = LoraConfig(early_stopping={"validate_every": 0}).over_domains(5, tokens=400, row_tokens=25)
+    assert short.early_stopping.validate_every == 0
+    assert (short.training.steps, short.training.warmup_steps) == (2, 2)
 
 
 def test_a_domain_with_fewer_rows_than_a_batch_fails_with_the_cure(dem):

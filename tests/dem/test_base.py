@@ -1,14 +1,21 @@
 """A base model is taken over when it has an embedding for every id of the tokenizer."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.columnar.toy_domain import with_gap_in_ids
-from tests.language_model.toy import VOCABULARY, save_toy_tokenizer
+from tests.dem.conftest import LORA
+from tests.language_model.toy import VOCABULARY, save_toy_model, save_toy_tokenizer, toy_batches
+from yunmin_assets.dem import diff_domain_model, merge_checkpoints, train_adapter
 from yunmin_assets.dem.base import describe_base, take_over_base
+from yunmin_assets.language_model import load_model, load_tokenizer
+from yunmin_assets.language_model.architecture import use_device
 
 
 def save_llama(folder: Path, vocab_size: int) -> Path:
@@ -36,3 +43,48 @@ def test_a_model_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "plain", source, dirs_exist_ok=True)
     with pytest.raises(ValueError, match=r"was trained with another tokenizer: set tokenizer.path to"):
         take_over_base(source, tokenizer, tmp_path / "model")
+
+
+def with_tied_head(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**weights, "lm_head.weight": weights["backbone.embeddings.weight"].clone()}
+
+
+def without_prefix(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("backbone."): tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("rename", [with_tied_head, without_prefix])
+def test_a_checkpoint_with_tensor_names_of_its_own_can_be_trained_and_merged(
+    tmp_path: Path, rename: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], method: str
+) -> None:
+    source = save_toy_model(tmp_path / "source", "mamba2")
+    logits = load_model(source)(torch.arange(20)[None]).logits
+    weights = rename(load_file(source / "model.safetensors"))
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    base = tmp_path / "base"
+    take_over_base(source, source, base)
+    assert torch.equal(load_model(base)(torch.arange(20)[None]).logits, logits)
+    training = LORA.training.model_copy(update={"steps": 2})
+    config = LORA.model_copy(update={"method": method, "training": training})
+    train_adapter(
+        base, toy_batches(load_tokenizer(base), "law"), config, tmp_path / "law", tmp_path / "state"
+    )
+    diff_domain_model(base, tmp_path / "law", tmp_path / "diff")
+    merge_checkpoints(base, {"law": tmp_path / "diff"}, {"law": 1.0}, tmp_path / "merged")
+    changed = load_model(tmp_path / "merged")(torch.arange(20)[None]).logits
+    assert not torch.allclose(changed, logits)
+    if method == "full":
+        torch.testing.assert_close(changed, load_model(tmp_path / "law")(torch.arange(20)[None]).logits)
+
+
+def test_a_base_is_described_without_the_device_that_trains(tmp_path: Path) -> None:
+    folder = save_toy_model(tmp_path / "base", "mamba2")
+    use_device("hpu")  # which this machine does not have
+    try:
+        facts, _ = describe_base(folder)
+    finally:
+        use_device(None)
+    assert facts["parameters"] == sum(
+        tensor.numel() for tensor in load_file(folder / "model.safetensors").values()
+    )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import FalconMambaConfig, FalconMambaForCausalLM
 
 from tests.language_model.toy import save_toy_model, toy_model
 from yunmin_assets.language_model import load_model, lora_target_modules
@@ -45,10 +46,27 @@ def test_a_missing_tensor_is_an_error_and_not_a_random_start(tmp_path):
 
 @pytest.mark.parametrize(
     ("architecture", "targets"),
-    [("mamba", ["in_proj", "x_proj"]), ("mamba2", ["in_proj"]), ("llama", ["q_proj", "v_proj"])],
+    [("mamba", ["in_proj"]), ("mamba2", ["in_proj"]), ("llama", ["q_proj", "v_proj"])],
 )
 def test_lora_goes_where_it_works_in_each_architecture(architecture, targets):
     assert lora_target_modules(toy_model(architecture)) == targets
+
+
+def test_falcon_mamba_is_adapted_as_mamba_1():
+    sizes = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 2, "pad_token_id": 0}
+    model = FalconMambaForCausalLM(FalconMambaConfig(**sizes))
+    assert lora_target_modules(model) == ["in_proj"]
+    with pytest.raises(ValueError, match=r"'dt_proj' of a falcon_mamba model: .* never trains"):
+        lora_target_modules(model, ["dt_proj"])
+
+
+def test_x_proj_is_adapted_on_request_except_where_fused_kernels_would_not_call_it(tmp_path, monkeypatch):
+    model = toy_model("mamba")
+    (tmp_path / "mamba_ssm.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert lora_target_modules(model, ["in_proj", "x_proj"]) == ["in_proj", "x_proj"]
+    with pytest.raises(ValueError, match="'x_proj' of a mamba model: the fused kernels of mamba_ssm"):
+        lora_target_modules(model.to("meta"), ["in_proj", "x_proj"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from tests.language_model.test_training import ARCHITECTURE, StoppingBatches, assert_same_run, fixed_rows
 from tests.language_model.toy import ToyBatches, toy_model
 from yunmin_assets.language_model import EarlyStoppingConfig, TrainingConfig, Validation, train
+from yunmin_assets.language_model.ranks import ALONE
+from yunmin_assets.language_model.training import _Run, no_report
+from yunmin_assets.progress import silent
 
 TRAINING = TrainingConfig(steps=60, warmup_steps=2, checkpoint_every=5, learning_rate=3e-2, seed=5)
 STOPPING = EarlyStoppingConfig(validate_every=4, patience=2)
@@ -84,6 +87,28 @@ def test_validation_changes_nothing_about_the_steps(tmp_path):
     model = toy_model(ARCHITECTURE)
     plain = train(model, ToyBatches(fixed_rows()), TRAINING, tmp_path / "plain")
     assert result.losses == plain.losses[: len(result.losses)]
+
+
+def test_a_budget_of_tokens_is_used_up_and_the_best_parameters_are_kept(tmp_path):
+    _, ended_early = run(tmp_path / "early")
+    budget = TRAINING.steps * 4 * 16
+    assert ended_early.tokens < budget
+    model = toy_model(ARCHITECTURE)
+    batches, lines = ToyBatches(fixed_rows()), []
+    result = train(
+        model, batches, TRAINING, tmp_path / "all", tokens=budget, validation=validation(), log=lines.append
+    )
+    assert result.tokens == budget and result.best_step == ended_early.best_step
+    assert loss_by_hand(model) == pytest.approx(min(result.validation_losses), rel=1e-6)
+    assert not any("stopped falling" in line for line in lines)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="without a GPU all memory is the CPU's")
+def test_the_best_parameters_wait_in_the_memory_of_the_cpu(tmp_path):
+    model = toy_model(ARCHITECTURE).cuda()
+    training = _Run(model, ToyBatches(fixed_rows()), TRAINING, tmp_path, "", None, validation(), ALONE)
+    training.go_on(silent, no_report)
+    assert {tensor.device.type for tensor in training.best.values()} == {"cpu"}
 
 
 def test_another_patience_is_another_run(tmp_path):

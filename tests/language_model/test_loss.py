@@ -86,3 +86,11 @@ def test_the_mean_loss_counts_every_labelled_token_once():
     masked["labels"][5:] = -100
     only_first = mean_loss(model, [batch_of(rows[:5])], TRAINING, ALONE)
     assert mean_loss(model, [masked], TRAINING, ALONE) == pytest.approx(only_first, rel=1e-6)
+
+
+@pytest.mark.parametrize("batches", ["none", "without labels"])
+def test_a_validation_without_a_labelled_token_is_refused(batches):
+    batch = batch_of(fixed_rows())
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    with pytest.raises(ValueError, match="no token of the validation batches carries a label"):
+        mean_loss(toy_model("mamba2"), [] if batches == "none" else [batch], TRAINING, ALONE)

@@ -4,15 +4,32 @@ import os
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from yunmin_assets.language_model.processes import run_in_processes
+
+LOGGED = {"들립니까", "noise \ufffd of a library"}
 
 
 @pytest.mark.parametrize(
-    ("failure", "message"), [("raises", "failed: ValueError: the rows are broken"), ("is killed", "SIGKILL")]
+    ("failure", "said", "ended"),
+    [
+        ("raises", "failed: ValueError: the rows are broken", "rank      : 1"),
+        ("is killed", "rank      : 1", "Signal 9 (SIGKILL)"),
+        (
+            "cannot import",
+            "failed: Traceback (most recent call last)",
+            "ImportError: no module named something",
+        ),
+        ("exits", "failed: nothing to do", "exitcode  : 1"),
+    ],
 )
-def test_a_rank_that_fails_ends_all_with_its_reason(failure, message, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
+def test_a_rank_that_fails_while_another_waits_for_it_ends_all_with_its_reason(
+    failure, said, ended, tmp_path, monkeypatch
+):
+    copy = tmp_path / "yunmin_assets" / "__init__.py"
+    copy.parent.mkdir()
+    copy.write_text("raise AssertionError('another copy of the package')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     lines, reports = [], []
     with pytest.raises(RuntimeError, match="one of 2 processes failed") as raised:
         run_in_processes(
@@ -22,5 +39,6 @@ def test_a_rank_that_fails_ends_all_with_its_reason(failure, message, tmp_path, 
             log=lines.append,
             report=reports.append,
         )
-    assert message in str(raised.value)
-    assert set(lines) <= {"들립니까", "noise of a library"} and reports in ([], [{"step": 3}])
+    assert said in str(raised.value) and ended in str(raised.value)
+    if failure in ("raises", "is killed"):
+        assert set(lines) == LOGGED and reports == [{"step": 3}]

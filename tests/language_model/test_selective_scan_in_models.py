@@ -1,6 +1,7 @@
 """The scan of Mamba-1 in whole models: it trains and generates as the stock scan does, on a CPU and only there."""
 
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from transformers.models.mamba import modeling_mamba
 
 from tests.language_model.toy import VOCABULARY, toy_model
 from yunmin_assets.language_model import load_model
+from yunmin_assets.language_model.architecture import use_device
 from yunmin_assets.language_model.selective_scan import install_cpu_scan, selective_scan
 from yunmin_assets.language_model.selective_scan_kernels import CHUNK
 
@@ -172,6 +174,75 @@ def test_a_transformers_without_the_function_or_with_other_arguments_is_refused(
         install_cpu_scan("mamba")
     with scanning_with(lambda u, delta: None), pytest.raises(RuntimeError, match="adapt"):
         toy_model("mamba")
+
+
+def test_but_not_where_no_model_runs_on_a_cpu() -> None:
+    def other(u, delta):
+        """A scan of another transformers."""
+
+    with scanning_with(other):
+        install_cpu_scan("mamba", is_needed=False)
+        assert modeling_mamba.mamba_selective_scan is other
+        use_device("meta")
+        try:
+            assert toy_model("mamba").device.type == "meta"
+        finally:
+            use_device(None)
+
+
+FAKE_KERNELS = {
+    "mamba_ssm/__init__.py": "",
+    "mamba_ssm/ops/__init__.py": "",
+    "mamba_ssm/ops/triton/__init__.py": "",
+    "mamba_ssm/ops/selective_scan_interface.py": "mamba_inner_fn selective_scan_fn",
+    "mamba_ssm/ops/triton/selective_state_update.py": "selective_state_update",
+    "mamba_ssm/ops/triton/ssd_combined.py": "mamba_chunk_scan_combined mamba_split_conv1d_scan_combined",
+    "causal_conv1d/__init__.py": "causal_conv1d_fn causal_conv1d_update",
+}
+"""Where the packages have the functions that transformers looks for."""
+REFUSES_THE_CPU = """
+def {name}(first, *rest, **options):
+    if first.device.type == "cpu":
+        raise RuntimeError("{name}: expected CUDA tensors")
+    return "{name}"
+"""
+WITH_KERNELS = """
+import sys, torch
+from importlib import import_module
+from tests.language_model.toy import toy_model
+architecture = sys.argv[1]
+model = toy_model(architecture)
+ids = torch.arange(12)[None]
+loss = model.train()(input_ids=ids, labels=ids).loss
+loss.backward()
+assert all(x.grad is not None for x in model.parameters())
+tokens = model.eval().generate(ids, max_new_tokens=3, do_sample=False)
+module = import_module(f"transformers.models.{architecture}.modeling_{architecture}")
+first = "mamba_inner_fn" if architecture == "mamba" else "mamba2_split_conv1d_scan_combined"
+assert getattr(module, first)(torch.empty(1, device="meta")) == first.replace("mamba2", "mamba")
+print(loss.item(), tokens.tolist())
+"""
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "mamba2"])
+def test_where_fused_kernels_are_installed_a_cpu_computes_as_without_them(
+    tmp_path: Path, architecture: str
+) -> None:
+    for file, names in FAKE_KERNELS.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("".join(REFUSES_THE_CPU.format(name=name) for name in names.split()))
+    torch.manual_seed(0)
+    model, ids = toy_model(architecture), torch.arange(12)[None]
+    loss = model.train()(input_ids=ids, labels=ids).loss.item()
+    tokens = model.eval().generate(ids, max_new_tokens=3, do_sample=False).tolist()
+    search = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_KERNELS, architecture],
+        capture_output=True,
+        text=True,
+        env=os.environ | search,
+    )
+    assert done.stdout == f"{loss} {tokens}\n", done.stderr
 
 
 MAMBA_2 = """

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from tests.language_model.toy import ToyBatches, toy_model
 from yunmin_assets.language_model import TrainingConfig, train
+from yunmin_assets.language_model.checkpoint import read_state
 from yunmin_assets.language_model.training import learning_rate
 
 ARCHITECTURE = "mamba2"
@@ -84,6 +85,7 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
     assert learning_rate(10, config) == pytest.approx(1.0)
     assert learning_rate(60, config) == pytest.approx(0.55)
     assert learning_rate(110, config) == pytest.approx(0.1)
+    assert learning_rate(150, config) == pytest.approx(0.1), "a budget of tokens may take more steps"
 
 
 @pytest.mark.parametrize("stop_before", [1, 3, 8])
@@ -95,6 +97,58 @@ def test_a_run_stopped_by_an_exception_resumes_bit_identically(stop_before, tmp_
     result = train(model, ToyBatches(fixed_rows()), TRAINING, tmp_path / "stopped")
     assert result.resumed_at == stop_before // 3 * 3
     assert_same_run(model, result, *undisturbed(tmp_path))
+
+
+def test_a_resumed_run_takes_the_threads_of_the_first_and_gives_them_back(tmp_path):
+    seen = []
+
+    class Watching(ToyBatches):
+        def __iter__(self):
+            for batch in super().__iter__():
+                seen.append(torch.get_num_threads())
+                yield batch
+
+    torch.set_num_threads(2)  # more than the cores of a small machine is only slower
+    with pytest.raises(InterruptedError):
+        train(toy_model(ARCHITECTURE), StoppingBatches(fixed_rows(), 5), TRAINING, tmp_path)
+    torch.set_num_threads(1)
+    assert read_state(tmp_path)["arithmetic"] == {"ranks": 1, "threads": 2}
+    train(toy_model(ARCHITECTURE), Watching(fixed_rows()), TRAINING, tmp_path)
+    assert seen == [2] * 6 and torch.get_num_threads() == 1
+
+
+def test_a_run_that_fails_leaves_a_model_that_is_ready_for_inference(tmp_path):
+    model = toy_model(ARCHITECTURE)
+    config = TRAINING.model_copy(update={"gradient_checkpointing": True})
+    with pytest.raises(InterruptedError):
+        train(model, StoppingBatches(fixed_rows(), 2), config, tmp_path)
+    assert not model.training and not model.is_gradient_checkpointing
+
+
+def test_a_budget_of_tokens_ends_the_run_after_the_step_that_reaches_it(tmp_path):
+    class ShortBatches(ToyBatches):
+        """Every second batch has one row, as the last of an epoch may have."""
+
+        def __iter__(self):
+            for batch in super().__iter__():
+                yield {name: rows[: 1 if self.position % 2 else 4] for name, rows in batch.items()}
+
+    class Stopping(ShortBatches, StoppingBatches):
+        pass
+
+    budget = 6 * 4 * 16 + 1
+    config = TRAINING.model_copy(update={"steps": 7})
+    with pytest.raises(InterruptedError):
+        train(toy_model(ARCHITECTURE), Stopping(fixed_rows(), 9), config, tmp_path / "a", tokens=budget)
+    model = toy_model(ARCHITECTURE)
+    result = train(model, ShortBatches(fixed_rows()), config, tmp_path / "a", tokens=budget)
+    assert result.resumed_at == 9 and len(result.losses) == 10
+    assert budget <= result.tokens == 5 * (1 + 4) * 16 < budget + 4 * 16
+    again = toy_model(ARCHITECTURE)
+    undisturbed_result = train(again, ShortBatches(fixed_rows()), config, tmp_path / "b", tokens=budget)
+    assert_same_run(model, result, again, undisturbed_result)
+    with pytest.raises(ValueError, match="made by another run"):
+        train(model, ShortBatches(fixed_rows()), config, tmp_path / "a", tokens=budget + 1)
 
 
 def test_a_checkpoint_that_was_half_written_is_not_read(tmp_path):
@@ -154,6 +208,17 @@ def test_an_adapter_matrix_that_does_not_train_is_named(tmp_path):
     model = peft.get_peft_model(toy_model("mamba"), lora)
     with pytest.raises(RuntimeError, match=r"did not move.*dt_proj\.lora_A"):
         train(model, ToyBatches(fixed_rows()), TRAINING, tmp_path)
+
+
+@pytest.mark.parametrize("targets", [["in_proj"], ["in_proj", "dt_proj"]])
+def test_an_adapter_that_does_not_train_is_named_even_after_a_single_step(targets, tmp_path):
+    model = peft.get_peft_model(toy_model("mamba"), peft.LoraConfig(r=2, target_modules=targets))
+    config = TRAINING.model_copy(update={"steps": 1})
+    if targets == ["in_proj"]:
+        train(model, ToyBatches(fixed_rows()), config, tmp_path)
+        return
+    with pytest.raises(RuntimeError, match=r"did not move in 1 optimizer steps.*dt_proj\.lora_B"):
+        train(model, ToyBatches(fixed_rows()), config, tmp_path)
 
 
 def test_only_the_adapter_of_a_peft_model_is_trained(tmp_path):

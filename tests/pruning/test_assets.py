@@ -112,7 +112,7 @@ def test_another_domains_delivery_changes_nothing_here_unless_thresholds_are_glo
     pruning.deliver("law")
     assert pruning.run(reference_model).success
     for thresholds, expected_the_same in (("per_domain", True), ("global", False)):
-        pruning.configure(thresholds=thresholds, criterion="high", selection_rate=0.3)
+        pruning.configure(thresholds=thresholds, selection_rate=0.9)
         pruning.deliver("food", 30)
         pruning.score("law", "food")
         assert pruning.run(pruning_thresholds).success
@@ -175,6 +175,21 @@ def test_a_domain_of_which_nothing_is_kept_fails_alone_and_says_so(pruning: Prun
     assert pruning.run(pruning_thresholds).success
     assert "not_empty: 0 of 0 are kept" in failure(pruning.run(pruned_corpus, "empty"))
     assert pruning.run(pruned_corpus, "law").success
+
+
+def test_a_global_cut_that_would_leave_nothing_of_a_domain_is_refused_and_the_cuts_before_stay(
+    pruning: Pruning,
+) -> None:
+    pruning.deliver("law")
+    pruning.deliver("food", 30)
+    assert pruning.run(reference_model).success
+    pruning.score("law", "food")
+    assert pruning.run(pruning_thresholds).success
+    before = pruning.version("pruning_thresholds")
+    pruning.configure(thresholds="global", criterion="low", selection_rate=0.02)
+    message = failure(pruning.run(pruning_thresholds))
+    assert "nothing would be left of" in message and "raise pruning.selection_rate, or set" in message
+    assert pruning.version("pruning_thresholds") == before
 
 
 def test_a_relative_path_of_the_reference_model_begins_at_the_repository(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """No document is scored by the model that was trained on it."""
 
 import re
+import shutil
 
 import pyarrow as pa
 import pytest
 
+from tests.columnar.toy_domain import with_gap_in_ids
 from tests.language_model.toy import folder_bytes, save_toy_model, save_toy_tokenizer, toy_batches, toy_texts
 from yunmin_assets.language_model import ModelConfig, TrainingConfig
 from yunmin_assets.pruning import (
@@ -80,6 +82,14 @@ def test_one_checkpoint_with_its_own_tokenizer_can_score_both_halves(tmp_path):
     assert describe_reference(taken)["architecture"] == "llama"
     documents = pa.table({"id": [f"d{i}" for i in range(6)], "text": toy_texts("law", 6)})
     assert cross_score(documents, models).equals(score_documents(documents, source))
+
+
+def test_gaps_in_the_ids_of_its_tokenizer_need_embeddings_too(tmp_path):
+    source = save_toy_model(tmp_path / "source", "mamba2")
+    with_gap_in_ids(source, tmp_path / "tokenizer")
+    shutil.copytree(tmp_path / "tokenizer", source, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="the tokenizer needs 310 embeddings, the model has 300"):
+        describe_reference(source)
 
 
 @pytest.mark.parametrize("lacking", ["config.json", "tokenizer*", "*.safetensors"])

@@ -1,5 +1,6 @@
 """Kept and removed documents make up the domain, and a person sees some of each band."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,14 @@ def test_figures_of_the_scores_are_those_of_all_tokens(domain: tuple[pa.Table, P
     assert figures["documents_without_tokens"] == COUNT // 11
     assert not_finite == []
     assert len(rendered["examples"].splitlines()) == 2 + 3 * 3
+
+
+def test_a_domain_without_a_token_has_figures_that_are_valid_json(tmp_path: Path) -> None:
+    documents = toy_documents(11).slice(10)
+    path = write_small_row_groups(documents, tmp_path / "documents.parquet")
+    figures, _, _ = describe_scores(write_scores(documents, tmp_path / "scores.parquet", np.ones(1)), path)
+    assert figures["documents_without_tokens"] == 1 and "median_perplexity" not in figures
+    json.dumps(figures, allow_nan=False)
 
 
 def test_domain_shares_before_and_after_stand_side_by_side(tmp_path: Path) -> None:

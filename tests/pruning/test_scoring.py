@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.language_model.toy import save_toy_model, save_toy_tokenizer, toy_model, toy_texts
 from yunmin_assets.language_model import load_model, load_tokenizer
@@ -193,7 +194,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
     model.resize_token_embeddings(100)
     model.save_pretrained(tmp_path)
     save_toy_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match="tokenizer has 300 tokens, the model 100"):
+    with pytest.raises(ValueError, match="tokenizer needs 300 embeddings, the model has 100"):
         score_documents(DOCUMENTS, tmp_path)
 
 
@@ -205,3 +206,12 @@ def test_a_broken_model_names_the_document(tmp_path):
     save_toy_tokenizer(tmp_path)
     with pytest.raises(FloatingPointError, match="document 'd0' scores nan"):
         score_documents(DOCUMENTS, tmp_path)
+
+
+def test_a_model_whose_context_is_shorter_than_a_window_is_refused_with_the_option(tmp_path):
+    sizes = {"vocab_size": 300, "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path)
+    save_toy_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"at most 64 tokens at once: lower pruning\.max_length .* 65 to 64"):
+        score_documents(DOCUMENTS, tmp_path, max_length=65)
+    assert score_documents(DOCUMENTS, tmp_path, max_length=64).num_rows == len(TEXTS)

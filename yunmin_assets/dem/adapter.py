@@ -41,6 +41,7 @@ def train_adapter(
     out_dir: Path,
     checkpoint_dir: Path,
     *,
+    tokens: int | None = None,
     validation: Validation | None = None,
     ranks: Ranks = ALONE,
     log: Log = silent,
@@ -54,7 +55,7 @@ def train_adapter(
         config: Method and training options; `config.training.seed` seeds the initialisation.
         out_dir: Must be absent or empty.
         checkpoint_dir: Where a killed run is continued from; can be removed afterwards.
-        validation, ranks, log, report: See `train`.
+        tokens, validation, ranks, log, report: See `train`.
 
     Raises:
         ValueError: A target module cannot be adapted; see `lora_target_modules`.
@@ -74,6 +75,7 @@ def train_adapter(
             config.training,
             checkpoint_dir,
             identity=identity,
+            tokens=tokens,
             validation=validation,
             ranks=ranks,
             log=log,

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from yunmin_assets.columnar.loader import DEFAULT_LANES, PackedDataset
 from yunmin_assets.columnar.manifest import PackManifest
 from yunmin_assets.columnar.mixed_loader import MixedDataset
@@ -21,6 +23,8 @@ from yunmin_assets.columnar.tokenizer import tokenizer_hash
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.dem.adapter import train_adapter
 from yunmin_assets.dem.config import LoraConfig
+from yunmin_assets.language_model.architecture import use_device
+from yunmin_assets.language_model.checkpoint import read_state
 from yunmin_assets.language_model.loss import Batch
 from yunmin_assets.language_model.processes import run_in_processes, talk_to_parent
 from yunmin_assets.language_model.ranks import ALONE, Ranks, join_ranks
@@ -38,6 +42,8 @@ class AdapterJob(ConfigModel):
     validation: dict[str, Path]
     """Validation rows that decide when training ends."""
     config: LoraConfig
+    tokens: int | None = Field(default=None, ge=1, strict=True)
+    """Train on so many instead of `config.training.steps` steps; see `train`."""
     out: Path
     """Folder for the adapter; must be absent or empty."""
     checkpoints: Path
@@ -58,19 +64,26 @@ def run_adapter_job(
 
     Raises:
         ValueError: The rows do not fit the base's tokenizer, or are fewer than one batch; `train_adapter`.
-        RuntimeError: One of several processes failed; says what it raised.
+        RuntimeError: One of several processes failed; says what it raised and how it ended.
     """
     require_fitting_rows(job)
     if processes == 1:
+        use_device(job.device)
         return train_job(job, ALONE, log=log, report=report)
     job.checkpoints.mkdir(parents=True, exist_ok=True)
     description = job.checkpoints / "job.json"
     description.write_text(job.model_dump_json(indent=1) + "\n", encoding="utf-8")
     module = "yunmin_assets.dem.adapter_job"
-    reported = run_in_processes(
+    run_in_processes(
         module, description, processes, log=log, report=lambda values: report(TrainingResult(**values))
     )
-    return TrainingResult(**reported)
+    state = read_state(job.checkpoints)
+    if state is None or not job.out.exists():
+        raise RuntimeError(
+            f"{processes} processes ended without an error, but left no checkpoint in {job.checkpoints} or no "
+            f"adapter in {job.out}: run again with one process"
+        )
+    return TrainingResult(**state["result"])
 
 
 def require_fitting_rows(job: AdapterJob) -> None:
@@ -82,10 +95,14 @@ def require_fitting_rows(job: AdapterJob) -> None:
     own = tokenizer_hash(job.base)
     embedded = json.loads((job.base / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     manifests = {domain: PackManifest.read(folder) for domain, folder in job.train.items()}
-    for domain, manifest in manifests.items():
+    held_out = [(domain, folder, PackManifest.read(folder)) for domain, folder in job.validation.items()]
+    for domain, folder, manifest in [
+        *((domain, job.train[domain], manifest) for domain, manifest in manifests.items()),
+        *held_out,
+    ]:
         if manifest.tokenizer_hash != own or manifest.vocab_size > embedded:
             raise ValueError(
-                f"the rows of {domain!r} in {job.train[domain]} were made with another tokenizer than that of the "
+                f"the rows of {domain!r} in {folder} were made with another tokenizer than that of the "
                 f"base in {job.base}: pack the domain again with the base's tokenizer (tokenizer.path)"
             )
     rows, batch = sum(manifest.rows for manifest in manifests.values()), job.config.training.batch_size
@@ -115,6 +132,7 @@ def train_job(job: AdapterJob, ranks: Ranks, *, log: Log, report: Report) -> Tra
         job.config,
         job.out,
         job.checkpoints,
+        tokens=job.tokens,
         validation=validation_of(job, ranks),
         ranks=ranks,
         log=log,

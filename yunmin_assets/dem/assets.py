@@ -42,7 +42,7 @@ OWNERS = ["team:yunmin-models"]
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     pool="gpu",
-    code_version="2",
+    code_version="3",
     check_specs=check_specs(
         "base_model",
         {"loads_and_fits": "The model loads and its vocabulary is the tokenizer's."},
@@ -131,12 +131,12 @@ def lora_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings,
 
 
 @asset(
-    deps=["parquet_shards", "base_model"],
+    deps=["lora_adapter", "parquet_shards", "base_model"],
     group_name="dem",
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     pool="gpu",
-    code_version="1",
+    code_version="2",
     check_specs=check_specs(
         "joint_adapter",
         {"loss_finite": "Every training loss is a finite number."},
@@ -145,17 +145,40 @@ def lora_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings,
     ),
 )
 def joint_adapter(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
-    """The control: one adapter trained on the rows of all domains mixed, for as many tokens as all of theirs."""
+    """The control: one adapter trained on the rows of all domains mixed, on as many tokens as all of theirs."""
     base = lake.current("base_model")
     tokenizer = ("tokenizer", base.manifest.inputs["tokenizer"])
-    shards = over_all_domains(context, lake, "parquet_shards", made_from=lambda _: tokenizer)
-    config = settings.pipeline.lora_adapter.over_domains(len(shards.snapshots))
-    inputs = {"base_model": base.content_hash, **shards.hashes()}
-    step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=shards.bytes())
+    rows = over_all_domains(context, lake, "parquet_shards", made_from=lambda _: tokenizer).snapshots
+    adapters = over_all_domains(
+        context,
+        lake,
+        "lora_adapter",
+        made_from=lambda domain: (
+            "parquet_shards",
+            rows[domain].content_hash if domain in rows else None,
+        ),
+    )
+    for adapter in adapters.snapshots.values():
+        require_made_from(adapter, "base_model", base.content_hash)
+    shards = {domain: rows[domain] for domain in adapters.snapshots}
+    tokens = sum(adapter.manifest.cost.tokens for adapter in adapters.snapshots.values())
+    config = settings.pipeline.lora_adapter
+    inputs = {
+        "base_model": base.content_hash,
+        **adapters.hashes(),
+        **{f"parquet_shards[{domain}]": snapshot.content_hash for domain, snapshot in shards.items()},
+    }
+    options = {"lora_adapter": config.model_dump(mode="json"), "tokens": tokens}
+    bytes_in = sum(snapshot.bytes for snapshot in shards.values())
+    step = Step(context, lake, inputs, options, bytes_in=bytes_in)
 
     def train(folder: Path) -> Outcome:
-        outcome = _trained(step, compute, base, shards.snapshots, config, folder)
-        return replace(outcome, checks=(*outcome.checks, shards.check()))
+        from yunmin_assets.columnar import PackManifest
+
+        row_tokens = PackManifest.read(next(iter(shards.values())).local / PACKED / "train").seq_len
+        joint = config.over_domains(len(shards), tokens, row_tokens)
+        outcome = _trained(step, compute, base, shards, joint, folder, tokens=tokens)
+        return replace(outcome, checks=(*outcome.checks, adapters.check()))
 
     yield from publish(step, train)
 
@@ -301,6 +324,8 @@ def _trained(
     shards: Mapping[str, Snapshot],
     config: LoraConfig,
     folder: Path,
+    *,
+    tokens: int | None = None,
 ) -> Outcome:
     """Train on the rows of some domains, with the loss curve on the asset's page while it grows."""
     from yunmin_assets.dem import AdapterJob
@@ -311,6 +336,7 @@ def _trained(
         train={domain: snapshot.local / PACKED / "train" for domain, snapshot in shards.items()},
         validation={domain: snapshot.local / PACKED / "validation" for domain, snapshot in shards.items()},
         config=config,
+        tokens=tokens,
         out=folder / ADAPTER,
         checkpoints=step.workspace() / "checkpoints",
     )

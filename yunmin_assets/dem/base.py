@@ -1,6 +1,5 @@
 """The base model's folder: take one over, describe one, find broken weights."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,10 +10,14 @@ from yunmin_assets.language_model.architecture import load_model
 from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer, vocabulary_size
 
 WEIGHT_PATTERN = "*.safetensors"
+CPU = torch.device("cpu")
 
 
 def take_over_base(source: Path, tokenizer_dir: Path, target: Path) -> None:
-    """Copy a Hugging Face checkpoint and put the graph's tokenizer beside it.
+    """Write a Hugging Face checkpoint as transformers does, and put the graph's tokenizer beside it.
+
+    A checkpoint may name its tensors otherwise than transformers, or hold tied ones twice. Loaded and saved once, it
+    has the names that the models trained from it will have, without which there is no difference between them.
 
     Raises:
         ValueError: the model was trained with another tokenizer, the tokenizer has ids for which the model has no
@@ -27,8 +30,7 @@ def take_over_base(source: Path, tokenizer_dir: Path, target: Path) -> None:
         if own != graph:
             raise ValueError(f"{source} was trained with another tokenizer: set tokenizer.path to {source}")
     target.mkdir(parents=True)
-    for file in sorted([*source.glob("*.json"), *source.glob(WEIGHT_PATTERN)]):
-        shutil.copyfile(file, target / file.name)
+    load_model(source, CPU).save_pretrained(target)
     copy_tokenizer(tokenizer_dir, target)
     facts, fits = describe_base(target)
     if not fits:
@@ -41,14 +43,14 @@ def take_over_base(source: Path, tokenizer_dir: Path, target: Path) -> None:
 
 def describe_base(folder: Path) -> tuple[dict[str, int | str], bool]:
     """Architecture, parameters and vocabulary of a model, and whether its tokenizer fits."""
-    model = load_model(folder)
+    weights, model = WeightFiles(folder), load_model(folder, CPU)  # where nobody waits for a GPU
     tokenizer_size = vocabulary_size(load_tokenizer(folder))
     facts: dict[str, int | str] = {
         "architecture": str(model.config.model_type),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocab_size": int(model.config.vocab_size),
         "tokenizer_size": tokenizer_size,
-        "base_sha256": WeightFiles(folder).sha256(),
+        "base_sha256": weights.sha256(),
     }
     return facts, tokenizer_size <= int(model.config.vocab_size)
 

@@ -1,12 +1,20 @@
 """Options of the DEM stage."""
 
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from yunmin_assets.config_model import ConfigModel
-from yunmin_assets.language_model.config import EarlyStoppingConfig, ModelConfig, TrainingConfig
+from yunmin_assets.language_model.config import (
+    Count,
+    CountOrNone,
+    EarlyStoppingConfig,
+    ModelConfig,
+    Positive,
+    TrainingConfig,
+)
 
 
 class BaseModelConfig(ConfigModel):
@@ -24,19 +32,32 @@ class LoraConfig(ConfigModel):
     method: Literal["lora", "full"] = "lora"
     """`full` trains every parameter, as the paper does: a difference is then as large as the model, and the
     learning rate should be some ten times lower."""
-    rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
+    rank: Count = 8
+    alpha: Positive = 16.0
     target_modules: tuple[str, ...] = ()
-    """Empty means the right ones for the architecture: `in_proj`, and `x_proj` on Mamba-1."""
+    """Empty means the right ones for the architecture: `in_proj` on Mamba, `q_proj` and `v_proj` elsewhere."""
     training: TrainingConfig = TrainingConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
-    def over_domains(self, count: int) -> "LoraConfig":
-        """The options of one run that is as long as those of `count` domains together, validated as often."""
-        stopping = self.early_stopping
+    @model_validator(mode="after")
+    def _no_targets_without_adapters(self) -> Self:
+        if self.method == "full" and self.target_modules:
+            raise ValueError("target_modules belongs to `method: lora`: `full` trains every parameter")
+        return self
+
+    def over_domains(self, count: int, tokens: int, row_tokens: int) -> "LoraConfig":
+        """The options of one run over `count` domains on so many tokens, validated as often as theirs.
+
+        Args:
+            tokens: On which all of their runs were trained, together.
+            row_tokens: Tokens of a row.
+        """
+        training, stopping = self.training, self.early_stopping
+        steps = math.ceil(tokens / (training.batch_size * row_tokens))
+        warmup_steps = min(training.warmup_steps, steps)
         return self.model_copy(
             update={
-                "training": self.training.model_copy(update={"steps": self.training.steps * count}),
+                "training": training.model_copy(update={"steps": steps, "warmup_steps": warmup_steps}),
                 "early_stopping": stopping.model_copy(
                     update={"validate_every": stopping.validate_every * count}
                 ),
@@ -50,10 +71,10 @@ class WeightsConfig(ConfigModel):
     method: Literal["gradient", "fixed"] = "gradient"
     fixed: dict[str, float] = Field(default_factory=dict)
     """Weight per domain for `fixed`."""
-    steps: int = Field(default=40, ge=1)
-    batch_size: int = Field(default=4, ge=1)
+    steps: Count = 40
+    batch_size: Count = 4
     """Validation rows per domain in one step of the search."""
-    learning_rate: float = Field(default=0.05, gt=0)
-    evaluation_rows: int = Field(default=64, ge=1)
+    learning_rate: Positive = 0.05
+    evaluation_rows: Count = 64
     """Validation rows per domain on which candidates are compared."""
-    seed: int = 0
+    seed: CountOrNone = 0

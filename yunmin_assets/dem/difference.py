@@ -263,7 +263,10 @@ def _require_same_architecture(base: WeightFiles, tuned: WeightFiles) -> None:
             )
     for name in sorted(base.specs.keys() ^ tuned.specs.keys()):
         holder, other = (base, tuned) if name in base.specs else (tuned, base)
-        raise ValueError(f"tensor {name} is in {holder.folder} but not in {other.folder}")
+        raise ValueError(
+            f"tensor {name} is in {holder.folder} but not in {other.folder}: a base must have the tensor names that "
+            "transformers writes, which yunmin_assets.dem.base.take_over_base gives it"
+        )
     for name, spec in base.specs.items():
         if spec.shape != tuned.specs[name].shape:
             raise ValueError(

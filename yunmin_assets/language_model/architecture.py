@@ -8,6 +8,7 @@ of transformers on a CPU, where Mamba-1 would learn 50 tokens per CPU-second.
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -35,13 +36,21 @@ MAMBA2_CHUNK = (
 )
 EXPANSION = 2  # inner width over hidden size, the same in both papers
 
-MAMBA_LORA_TARGETS = {"mamba": ("in_proj", "x_proj"), "mamba2": ("in_proj",)}
+MAMBA_1 = ("mamba", "falcon_mamba")
+MAMBA_TYPES = (*MAMBA_1, "mamba2")
+FUSED_MAMBA = "mamba_ssm"  # the package of the fused kernels
+
+MAMBA_LORA_TARGETS = ("in_proj",)
 ATTENTION_LORA_TARGETS = ("q_proj", "v_proj")  # the choice of the LoRA paper, arXiv 2106.09685 section 7.1
 
 NOT_ADAPTABLE_IN_MAMBA = {
     "dt_proj": "Mamba multiplies by its weight without calling the module, so an adapter on it never trains",
     "out_proj": "the fused Mamba kernels read its weight without calling the module, and peft refuses it",
     "conv1d": "the Mamba kernels read its weight without calling the module, and peft refuses it",
+}
+NOT_ADAPTABLE_WHERE_FUSED = {
+    "x_proj": f"the fused kernels of {FUSED_MAMBA}, which are installed here, read its weight without calling the "
+    "module; it can be adapted on a CPU and without them",
 }
 NEVER_ADAPTABLE = {
     "embeddings": "the output head is tied to it, so merging the adapter would shift the logits",
@@ -97,12 +106,15 @@ def build_model(config: ModelConfig, vocab_size: int, eos_id: int, seed: int) ->
                     **sizes, head_dim=head, num_heads=inner // head, n_groups=1, chunk_size=MAMBA2_CHUNK
                 )
             )
-    install_cpu_scan(model.config.model_type)
-    return model.to(default_device())
+    return _placed(model, default_device())
 
 
-def load_model(folder: Path) -> PreTrainedModel:
+def load_model(folder: Path, device: torch.device | None = None) -> PreTrainedModel:
     """Load a causal LM from a Hugging Face folder, in the dtype it was saved in, ready for inference.
+
+    Args:
+        folder: With `config.json` and weights.
+        device: Where to; None: the default device.
 
     Raises:
         FileNotFoundError: `folder` holds no `config.json`.
@@ -118,8 +130,12 @@ def load_model(folder: Path) -> PreTrainedModel:
         if report.get(problem):
             names = ", ".join(str(name) for name in sorted(report[problem])[:3])
             raise ValueError(f"the weights in {folder} do not fit its config.json: {problem} {names}")
-    install_cpu_scan(model.config.model_type)
-    return model.to(default_device()).eval()
+    return _placed(model, device or default_device()).eval()
+
+
+def _placed(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    install_cpu_scan(model.config.model_type, is_needed=device.type == "cpu")
+    return model.to(device)
 
 
 def lora_target_modules(model: PreTrainedModel, requested: Sequence[str] = ()) -> list[str]:
@@ -128,20 +144,21 @@ def lora_target_modules(model: PreTrainedModel, requested: Sequence[str] = ()) -
     Args:
         model: The base model.
         requested: Module names chosen by the user; empty means the right ones for the architecture:
-            `in_proj` and `x_proj` on Mamba-1, `in_proj` on Mamba-2, `q_proj` and `v_proj` on Llama-like
-            models.
+            `in_proj` on Mamba-1 and Mamba-2, `q_proj` and `v_proj` on Llama-like models.
 
     Raises:
         ValueError: A name matches no linear module, or stands for a module on which an adapter never
             trains or cannot be merged. The message says which and why.
     """
     model_type = model.config.model_type
-    is_mamba = model_type in MAMBA_LORA_TARGETS
+    is_mamba = model_type in MAMBA_TYPES
     linear = {
         name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)
     }
-    targets = sorted(set(requested) or MAMBA_LORA_TARGETS.get(model_type, ATTENTION_LORA_TARGETS))
+    targets = sorted(set(requested) or (MAMBA_LORA_TARGETS if is_mamba else ATTENTION_LORA_TARGETS))
     reasons = NEVER_ADAPTABLE | (NOT_ADAPTABLE_IN_MAMBA if is_mamba else {})
+    if model_type in MAMBA_1 and model.device.type != "cpu" and find_spec(FUSED_MAMBA):
+        reasons = reasons | NOT_ADAPTABLE_WHERE_FUSED
     for target in targets:
         if target in reasons:
             raise ValueError(f"no LoRA adapter on {target!r} of a {model_type} model: {reasons[target]}")

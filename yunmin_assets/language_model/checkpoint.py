@@ -90,7 +90,7 @@ def restore_checkpoint(
     """Put parameters, optimizer moments and random state back as they were saved.
 
     Returns:
-        The best parameters by name, empty when none were saved.
+        The best parameters by name, on the CPU; empty when none were saved.
 
     Raises:
         ValueError: The checkpoint's parameters are not these, by name or shape.
@@ -109,7 +109,7 @@ def restore_checkpoint(
             tensor if key == "step" else tensor.to(parameters[name].device)
         )
     _set_random_state(_below("random/", saved))
-    return {name: tensor.to(parameters[name].device) for name, tensor in _below("best/", saved).items()}
+    return _below("best/", saved)
 
 
 def _below(prefix: str, saved: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

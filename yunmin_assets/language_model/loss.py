@@ -53,7 +53,11 @@ def backward(model: nn.Module, batch: Batch, config: TrainingConfig, ranks: Rank
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingConfig, ranks: Ranks) -> float:
-    """Nats per token over all batches of all ranks."""
+    """Nats per token over all batches of all ranks.
+
+    Raises:
+        ValueError: No token carries a label, so there is no mean.
+    """
     device = next(model.parameters()).device
     total = torch.zeros(2, dtype=torch.float64, device=device)  # nats, tokens
     for batch in batches:
@@ -62,7 +66,9 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingConfig
             total[0] += summed_loss(model, some, their_labels, config)
             total[1] += (their_labels != IGNORED_LABEL).sum()
     nats, tokens = ranks.sum(total).tolist()
-    return nats / max(tokens, 1)
+    if not tokens:
+        raise ValueError("no token of the validation batches carries a label: give rows with labels, or none")
+    return nats / tokens
 
 
 def summed_loss(

@@ -4,12 +4,14 @@
 
 The processes speak in JSON lines on standard output: `{"log": …}`, `{"report": …}`, `{"error": …}`. They end when
 their standard input ends, that is, as soon as the process that started them is gone, however it went: nobody is
-left behind who would go on writing checkpoints. The first error of any of them ends all.
+left behind who would go on writing checkpoints. The first error of any of them ends all. What is said may be lost
+or cut, so a result belongs into a file. They import from where this process does.
 """
 
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,9 @@ from yunmin_assets.progress import Log, silent
 
 HAS_PARENT = "YUNMIN_ENDS_WITH_STANDARD_INPUT"
 ORPHANED = 75  # the exit status of a process whose parent has gone
-LAST_CHARACTERS = 2000  # of standard error, when a process ended without a word
+LAST_CHARACTERS = 2000  # of a traceback, and of what the launcher says
+TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ ].*\n)+.*")
+LAUNCHER_SAYS_WHO_FAILED = "\nFailures:\n"
 SECONDS_TO_END = 30.0
 
 
@@ -34,39 +38,64 @@ def run_in_processes(
     *,
     log: Log = silent,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> None:
     """Run `python -m module argument` `count` times, as ranks of one torch.distributed group.
 
-    Returns:
-        What was reported last.
-
     Raises:
-        RuntimeError: A process failed; says what it raised.
+        RuntimeError: A process failed; says what the first one raised, and which ended how.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command += ["--module", module, str(argument)]
-    threads = str(max(1, usable_cores() // count))
-    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **os.environ, HAS_PARENT: "1"}
-    reported: dict[str, Any] = {}
     errors: list[str] = []
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as complaints:
-        with _started(command, environment, complaints) as process:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as complaints:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        # Every process complains (standard error) into a file of its own.
+        command += ["--redirects=2", f"--log-dir={complaints}", "--module", module, str(argument)]
+        launcher = Path(complaints) / "launcher.log"
+        with launcher.open("w") as file, _started(command, _environment(count), file) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 kind, value = _message(line)
                 if kind == "report":
-                    reported = value
                     report(value)
                 elif kind == "error":
                     errors.append(value)
                 else:
                     log(value)
-        if process.returncode and not errors:
-            complaints.seek(0)
-            errors.append(complaints.read()[-LAST_CHARACTERS:])
-    if process.returncode:
-        raise RuntimeError(f"one of {count} processes failed: {errors[0]}")
-    return reported
+        if process.returncode:
+            said = errors[0] if errors else _first_traceback(Path(complaints))
+            raise RuntimeError(f"one of {count} processes failed: {said}\n{_who_failed(launcher)}")
+
+
+def _environment(count: int) -> dict[str, str]:
+    """The children's: the cores shared out, and modules from where this process has them."""
+    package_home = str(Path(__file__).resolve().parents[2])
+    return {
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // count)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        HAS_PARENT: "1",
+        "PYTHONPATH": os.pathsep.join([package_home, *(entry or os.getcwd() for entry in sys.path)]),
+        "PYTHONSAFEPATH": "1",  # else a copy of the package in the working folder would come first
+    }
+
+
+def _first_traceback(complaints: Path) -> str:
+    """What a process that failed before it could speak left on its standard error; else all that is there."""
+    files = sorted(complaints.rglob("stderr.log"), key=lambda path: path.stat().st_mtime_ns)
+    for path in files:
+        found = TRACEBACK.search(_text(path))
+        if found:
+            return found[0][-LAST_CHARACTERS:]
+    return "\n".join(_text(path)[-LAST_CHARACTERS:].strip() for path in files).strip() or "it said nothing"
+
+
+def _who_failed(launcher: Path) -> str:
+    """The launcher's list of ranks that failed, with exit status or signal; else the last that it said."""
+    _, heading, failures = _text(launcher).rpartition(LAUNCHER_SAYS_WHO_FAILED)
+    return (heading.lstrip() + failures).strip("=\n") if heading else failures[-LAST_CHARACTERS:]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 class Parent:
@@ -117,6 +146,7 @@ def _started(
         stderr=complaints,
         text=True,
         encoding="utf-8",
+        errors="replace",
     )
     assert process.stdin is not None and process.stdout is not None
     try:

@@ -4,7 +4,11 @@ transformers computes the recurrence of Mamba-1 (arXiv 2312.00752) in a Python l
 of shape [batch, channels, length, states]. Backward, every index fills a tensor of that shape with zeros, so a
 training step takes time with the square of the length. `install_cpu_scan` puts `selective_scan` in its place
 for tensors on a CPU; on other devices transformers' own function, with its fused kernels, is called as before.
-Mamba-2 has another algorithm and is not touched.
+Mamba-2 has another algorithm and keeps it.
+
+Where the packages of fused kernels (mamba_ssm, causal_conv1d) are installed, transformers calls them whatever the
+device, and they refuse tensors on a CPU. So their functions, those of Mamba-2 too, take transformers' plain PyTorch
+form for such tensors.
 
 The same function in two forms, chosen by `recurrence`:
 
@@ -13,7 +17,7 @@ The same function in two forms, chosen by `recurrence`:
   compiles them, some 7 s. Results are the same bits for any number of threads.
 - `scan_by_unbind`: the same loop in torch over `unbind`, whose backward pass stacks once instead of filling
   once per position. For what a compiled kernel cannot see into: torch.compile, tensor subclasses, and
-  gradients of gradients.
+  gradients of gradients. torch.func (grad, vmap) fails on the compiled form and is not seen; call this one for it.
 
 Price: the compiled form keeps one state per 16 positions for the backward pass, [batch, length / 16, channels,
 states], which at 16 states is the memory of one activation; transformers keeps three tensors of 16 activations.
@@ -26,6 +30,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -38,47 +43,76 @@ logger = logging.getLogger(__name__)
 
 REPLACED = "mamba_selective_scan"
 """The function in transformers' modules that is replaced. Its copies there are equal, letter by letter."""
+HAVE_THE_SCAN = ("mamba", "falcon_mamba")
+"""Model types whose scan is replaced."""
 MODULES = {
     "mamba": "transformers.models.mamba.modeling_mamba",
     "falcon_mamba": "transformers.models.falcon_mamba.modeling_falcon_mamba",
+    "mamba2": "transformers.models.mamba2.modeling_mamba2",
 }
-"""Model type → where it finds its scan."""
+"""Model type → where it finds its functions."""
+FUSED = (
+    "causal_conv1d_fn",
+    "causal_conv1d_update",
+    "mamba_inner_fn",
+    "mamba_selective_state_update",
+    "mamba2_chunk_scan",
+    "mamba2_selective_state_update",
+    "mamba2_split_conv1d_scan_combined",
+)
+"""The functions there for which transformers takes a fused kernel when its package is installed."""
 
 ELEMENTS_PER_THREAD = 1 << 17
 """Terms of the recurrence, some 0.1 ms of work; a thread is not woken for less."""
 
 
-def install_cpu_scan(model_type: str) -> None:
+def install_cpu_scan(model_type: str, *, is_needed: bool = True) -> None:
     """Let all models of a type in this process scan with `selective_scan` where their tensors are on a CPU.
 
-    A Mamba-1 mixer looks its scan up by name in its module; this puts another function under the name.
-    Nothing else in transformers is changed. Calling it again, or for a type without such a scan, does nothing.
+    A mixer looks its functions up by name in its module; this puts others under the names of the scan and of what
+    has a fused kernel. Nothing else in transformers is changed. Calling it again, or for a type without such
+    functions, does nothing.
+
+    Args:
+        model_type: As in the model's configuration.
+        is_needed: Whether models are to run on a CPU. If not, a scan that cannot be replaced is left as it is.
 
     Raises:
-        RuntimeError: transformers no longer has the function, or it takes other arguments. Better than to
+        RuntimeError: transformers no longer has the scan, or it takes other arguments. Better than to
             train on, hundreds of times slower.
     """
     if model_type not in MODULES:
         return
     module = import_module(MODULES[model_type])
-    stock: Any = getattr(module, REPLACED, None)
-    if getattr(stock, "is_cpu_scan", False):
+    for name in FUSED:
+        if hasattr(module, name):
+            _put_in_place(module, name, on_cpu=inspect.unwrap(getattr(module, name)))
+    if model_type not in HAVE_THE_SCAN:
         return
+    stock = getattr(module, REPLACED, None)
     expected = list(inspect.signature(selective_scan).parameters)
     found = list(inspect.signature(stock).parameters) if callable(stock) else None
-    if found != expected:
+    if found == expected:
+        _put_in_place(module, REPLACED, on_cpu=selective_scan)
+    elif is_needed:
         raise RuntimeError(
             f"{module.__name__}.{REPLACED} of this transformers takes {found}, not {expected}: "
             f"adapt yunmin_assets/language_model/selective_scan.py, or install the version in constraints.txt"
         )
 
-    @functools.wraps(stock)
-    def scan(hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
-        chosen = selective_scan if hidden_states.device.type == "cpu" else stock
-        return chosen(hidden_states, *arguments, **options)
 
-    scan.is_cpu_scan = True  # type: ignore[attr-defined]
-    setattr(module, REPLACED, scan)
+def _put_in_place(module: ModuleType, name: str, on_cpu: Callable[..., Any]) -> None:
+    """Let a function of a module be another where its first argument is on a CPU, unless it is so already."""
+    stock: Any = getattr(module, name)
+    if getattr(stock, "knows_the_cpu", False):
+        return
+
+    @functools.wraps(stock)
+    def by_device(first: Tensor, *arguments: Any, **options: Any) -> Any:
+        return (on_cpu if first.device.type == "cpu" else stock)(first, *arguments, **options)
+
+    by_device.knows_the_cpu = True  # type: ignore[attr-defined]
+    setattr(module, name, by_device)
 
 
 def selective_scan(
@@ -151,10 +185,13 @@ def recurrence(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[
     Raises:
         ValueError: Shapes do not belong together.
     """
-    _check_shapes(u, dt, a, b, c)
+    _require_fitting_shapes(u, dt, a, b, c)
     wanted = torch.float64 if torch.float64 in {x.dtype for x in (u, dt, a, b, c)} else torch.float32
     u, dt, a, b, c = (x.to(wanted) for x in (u, dt, a, b, c))
-    if torch.compiler.is_compiling() or any(type(x) not in (Tensor, nn.Parameter) for x in (u, dt, a, b, c)):
+    is_transparent = torch.compiler.is_compiling() or any(
+        type(x) not in (Tensor, nn.Parameter) for x in (u, dt, a, b, c)
+    )
+    if is_transparent or not len(u):
         return scan_by_unbind(u, dt, a, b, c)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (u, dt, a, b, c)):
         return _CompiledScan.apply(u, dt, a, b, c)
@@ -257,9 +294,9 @@ def _sum_in_order(parts: Tensor) -> Tensor:
     return functools.reduce(torch.add, parts.unbind(0))
 
 
-def _check_shapes(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> None:
+def _require_fitting_shapes(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> None:
     """Compiled code does not look where it writes."""
-    fits = u.ndim == 3 and a.ndim == 2 and u.numel() > 0
+    fits = u.ndim == 3 and a.ndim == 2 and 0 not in (*u.shape[1:], a.shape[1])
     if fits:
         (batch, length, channels), states = u.shape, a.shape[1]
         expected = [(batch, length, channels), (channels, states), *[(batch, length, states)] * 2]

@@ -33,10 +33,10 @@ F32, I32 = np.float32, np.int32
 
 LOG2_E = F32(1.4426950408889634)
 LN_2_HIGH, LN_2_LOW = F32(0.693359375), F32(-2.12194440e-4)  # their sum is ln 2; the first has 9 bits
-ROUNDER = F32(3 * 2**22 + 127)
-"""Added to a float32, it leaves the nearest integer in the lowest bits, here with the bias of an exponent."""
+ROUNDER = F32(3 * 2**22 + 126)
+"""Added to a float32, it leaves the nearest integer in the lowest bits, here with the bias of an exponent less 1."""
 EXPONENT_AT = I32(23)
-EXP_IS_ZERO_BELOW, EXP_IS_INFINITE_ABOVE = F32(-87.33), F32(88.3)
+EXP_IS_ZERO_BELOW, EXP_IS_INFINITE_ABOVE = F32(-86.98), F32(88.8)
 SMALLEST_NORMAL = np.finfo(F32).tiny
 ZERO, ONE, INFINITY = F32(0), F32(1), F32(np.inf)
 P0, P1, P2, P3, P4, P5 = map(
@@ -56,16 +56,17 @@ part_of_kernel = njit(inline="always")
 def exp_float32(x):
     """eˣ within one unit in the last place, without branches or calls, so that it becomes vector code.
 
-    Cephes' `expf`: x = k ln 2 + r, a polynomial for eʳ, and k goes to the exponent. Results below the
-    smallest normal number are 0; NaN stays NaN.
+    Cephes' `expf`: x = k ln 2 + r, a polynomial for eʳ, and k goes to the exponent, less 1 so that it is in range
+    up to the largest number. Results below 1.7 · 10⁻³⁸ are 0; NaN stays NaN.
     """
     shifted = x * LOG2_E + ROUNDER
     k = shifted - ROUNDER
     r = (x - k * LN_2_HIGH) - k * LN_2_LOW
     polynomial = ((((P0 * r + P1) * r + P2) * r + P3) * r + P4) * r + P5
     exp_r = (polynomial * r * r + r) + ONE
-    power_of_two = I32(F32(shifted).view(np.int32) << EXPONENT_AT).view(np.float32)
-    result = ZERO if x < EXP_IS_ZERO_BELOW else exp_r * power_of_two
+    half_power_of_two = I32(F32(shifted).view(np.int32) << EXPONENT_AT).view(np.float32)
+    half = exp_r * half_power_of_two
+    result = ZERO if x < EXP_IS_ZERO_BELOW else half + half
     return INFINITY if x > EXP_IS_INFINITE_ABOVE else result
 
 
@@ -207,7 +208,7 @@ def step_back(u, step, drive, rates, b, c, before, after, decays, dy, dstate, du
     for n in range(b.size):
         rate, old, new, decay = rates[n], before[n], after[n], decays[n]
         gradient, drate, b_n, c_n = dstate[n], drates[n], b[n], c[n]
-        db_n = dc_n = b_n * 0
+        db_n = dc_n = u.dtype.type(0)
         for d in range(step.size):
             dnew = gradient[d] + dy[d] * c_n
             dc_n += dy[d] * new[d]

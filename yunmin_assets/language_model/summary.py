@@ -33,6 +33,7 @@ def describe_progress(result: TrainingResult, steps: int) -> tuple[dict[str, int
     """Figures of a run that goes on, and its loss curve so far as Markdown."""
     figures, _, plot = describe_training({"": result})
     seconds_per_step = result.seconds / len(result.losses)
+    steps = max(steps, len(result.losses))  # a budget of tokens may take some more than was expected
     figures["share_done"] = len(result.losses) / steps
     figures["seconds_left"] = seconds_per_step * (steps - len(result.losses))
     return figures, plot

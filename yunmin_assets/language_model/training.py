@@ -3,10 +3,10 @@
 - AdamW, linear warm-up, cosine decay to a tenth of the peak, gradient clipping; the loss is taken in float32.
 - Every parameter with `requires_grad` is trained: all of a fresh model, the adapters of a peft model.
 - A checkpoint every `checkpoint_every` steps holds trainable parameters, moments, random state, loss history,
-  the best parameters so far and the loader's own position; the learning rate is a function of the step. On CPU
-  the resumed run is bit-identical to an undisturbed one.
+  the best parameters so far and the loader's own position; the learning rate is a function of the step. On the
+  same kind of CPU the resumed run is bit-identical to an undisturbed one: it takes as many torch threads.
 - With validation batches, training ends when the validation loss has stopped falling, and the parameters with
-  the lowest one are what is left in the model.
+  the lowest one are what is left in the model. A run with a budget of tokens uses it up all the same.
 - Any number of ranks train on the same global batches; the first one writes checkpoints, all go on from them.
 - A loss or gradient that is not finite, and an adapter matrix that does not train, stop the run with their
   name.
@@ -108,7 +108,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     """The rate of a step counted from 0: linear warm-up, then a cosine down to a tenth of the peak."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    progress = min((step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1), 1.0)
     cosine = (1 + math.cos(math.pi * progress)) / 2
     return config.learning_rate * (FINAL_LEARNING_RATE_SHARE + (1 - FINAL_LEARNING_RATE_SHARE) * cosine)
 
@@ -120,6 +120,7 @@ def train(
     checkpoint_dir: Path,
     *,
     identity: str = "",
+    tokens: int | None = None,
     validation: Validation | None = None,
     ranks: Ranks = ALONE,
     log: Log = silent,
@@ -133,6 +134,8 @@ def train(
             last step.
         checkpoint_dir: Folder of the checkpoint. If it holds one, training goes on from there.
         identity: What else must be equal for a checkpoint to be continued, for instance a hash of the base.
+        tokens: End after the step that reaches so many, and neither after `config.steps`, which then only
+            stretch the learning rate's schedule, nor early: the validation only chooses the best parameters.
         validation: When to end early; without it, every step is done and the last parameters are kept.
         ranks: The processes that train together.
         log: Receives progress lines.
@@ -141,11 +144,12 @@ def train(
     Raises:
         FloatingPointError: Loss or gradient is not finite; names the step and the batch.
         RuntimeError: An adapter matrix did not move in the first two steps; names it.
-        ValueError: The batches ended early, or the checkpoint belongs to another run.
+        ValueError: The batches ended early, no validation token is labelled, or the checkpoint belongs to
+            another run.
         OSError: A checkpoint could not be written; the one before is as it was.
     """
-    run = _Run(model, batches, config, checkpoint_dir, identity, validation, ranks)
-    with _own_randomness(config.seed, run.device), _training_mode(model, config):
+    run = _Run(model, batches, config, checkpoint_dir, identity, tokens, validation, ranks)
+    with _own_randomness(config.seed, run.device), _training_mode(model, config), _own_threads():
         run.resume()
         run.go_on(log if ranks.is_first else silent, report if ranks.is_first else no_report)
     run.keep_best()
@@ -162,10 +166,11 @@ class _Run:
         config: TrainingConfig,
         checkpoint_dir: Path,
         identity: str,
+        tokens: int | None,
         validation: Validation | None,
         ranks: Ranks,
     ):
-        self.model, self.batches, self.config = model, batches, config
+        self.model, self.batches, self.config, self.tokens = model, batches, config, tokens
         self.checkpoint_dir, self.validation, self.ranks = checkpoint_dir, validation, ranks
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
@@ -173,6 +178,8 @@ class _Run:
             _decay_groups(self.parameters, config), lr=config.learning_rate, betas=ADAM_BETAS
         )
         self.identity: dict[str, Any] = {"config": config.model_dump(mode="json"), "identity": identity}
+        if tokens is not None:
+            self.identity["tokens"] = tokens
         if validation:
             self.identity["stopping"] = validation.stopping.model_dump(mode="json")
         self.best: dict[str, torch.Tensor] = {}
@@ -188,6 +195,9 @@ class _Run:
                 f"the checkpoint in {self.checkpoint_dir} was made by another run ({state['run']}, "
                 f"now {self.identity}): remove the folder to start afresh"
             )
+        arithmetic = state.get("arithmetic", {})  # absent from checkpoints of earlier versions
+        if arithmetic.get("ranks") == self.ranks.count:  # else rounding differs anyway
+            torch.set_num_threads(arithmetic["threads"])
         self.best = restore_checkpoint(self.checkpoint_dir, self.parameters, self.optimizer)
         self.batches.load_state_dict(state["loader"])
         self.result = TrainingResult(**state["result"])
@@ -203,7 +213,10 @@ class _Run:
                 self._step(stream)
                 done = len(self.result.losses)
                 if done == STEPS_UNTIL_ADAPTERS_MOVE:
-                    _require_movement(adapters_before, self.parameters)
+                    _require_movement(adapters_before, self.parameters, done)
+                elif done == 1 and self._is_complete():
+                    movable = {name: value for name, value in adapters_before.items() if "lora_B" in name}
+                    _require_movement(movable, self.parameters, done)
                 if self._is_validated_after(done):
                     self._validate()
                 if done % self.config.checkpoint_every == 0 or self._has_ended():
@@ -211,7 +224,7 @@ class _Run:
                 if pace.is_due():
                     report(self.result)
                 progress.advance(note=_note(self.result))
-        if len(self.result.losses) < steps:
+        if not self._is_complete():
             log(
                 f"ended after {len(self.result.losses)} of {steps} steps: the validation loss stopped falling"
             )
@@ -224,9 +237,17 @@ class _Run:
                 self.parameters[name].copy_(tensor)
 
     def _has_ended(self) -> bool:
+        return self._is_complete() or (self.tokens is None and self._has_lost_patience())
+
+    def _is_complete(self) -> bool:
+        """Whether everything was done that was asked for."""
+        if self.tokens is not None:
+            return self.result.tokens >= self.tokens
+        return len(self.result.losses) >= self.config.steps
+
+    def _has_lost_patience(self) -> bool:
         stopping = self.validation.stopping if self.validation else None
-        has_lost_patience = stopping is not None and self.result.validations_since_best >= stopping.patience
-        return has_lost_patience or len(self.result.losses) >= self.config.steps
+        return stopping is not None and self.result.validations_since_best >= stopping.patience
 
     def _step(self, stream: Iterator[Batch]) -> None:
         """One optimizer step."""
@@ -252,7 +273,7 @@ class _Run:
 
     def _is_validated_after(self, done: int) -> bool:
         every = self.validation.stopping.validate_every if self.validation else 0
-        return every > 0 and (done % every == 0 or done == self.config.steps)
+        return every > 0 and (done % every == 0 or self._is_complete())
 
     def _validate(self) -> None:
         assert self.validation is not None
@@ -267,7 +288,8 @@ class _Run:
         self.result.validation_steps.append(done)
         self.result.validation_losses.append(loss)
         if self.result.best_step == done:
-            self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+            # On the CPU, for a GPU has better use of the memory.
+            self.best = {name: p.detach().to("cpu", copy=True) for name, p in self.parameters.items()}
 
     def _save(self) -> None:
         if self.ranks.is_first:
@@ -275,6 +297,7 @@ class _Run:
                 "run": self.identity,
                 "result": asdict(self.result),
                 "loader": self.batches.state_dict(),
+                "arithmetic": {"ranks": self.ranks.count, "threads": torch.get_num_threads()},
             }
             save_checkpoint(self.checkpoint_dir, self.parameters, self.optimizer, state, best=self.best)
 
@@ -315,10 +338,22 @@ def _training_mode(model: nn.Module, config: TrainingConfig) -> Iterator[None]:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     model.train()
-    yield
-    model.eval()
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_disable()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        model.eval()
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_disable()  # type: ignore[operator]
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """A number of torch threads that may be changed inside: sums are rounded differently with another one."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _decay_groups(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:
@@ -341,10 +376,12 @@ def _adapter_values(parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.T
     return {name: p.detach().clone() for name, p in parameters.items() if "lora_" in name}
 
 
-def _require_movement(before: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+def _require_movement(
+    before: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter], steps: int
+) -> None:
     still = [name for name, value in before.items() if torch.equal(value, parameters[name])]
     if still:
         raise RuntimeError(
-            f"{len(still)} adapter matrices did not move in {STEPS_UNTIL_ADAPTERS_MOVE} optimizer steps, "
+            f"{len(still)} adapter matrices did not move in {steps} optimizer steps, "
             f"the first is {still[0]}: the model does not call that module, so remove it from target_modules"
         )

@@ -190,12 +190,13 @@ def pruning_thresholds(context: AssetExecutionContext, lake: Lake, settings: Set
     step = Step(context, lake, scored.hashes(), config.selection_options(), bytes_in=scored.bytes())
 
     def compute_cuts(folder: Path) -> Outcome:
-        from yunmin_assets.pruning.selection import ScoreFile, find_cuts
+        from yunmin_assets.pruning.selection import ScoreFile, find_cuts, require_something_of_each
         from yunmin_assets.pruning.shares import MEASURES, measure_domains
         from yunmin_assets.pruning.summary import describe_thresholds
 
         scores = {domain: snapshot.local / SCORES_FILE for domain, snapshot in scored.snapshots.items()}
         cuts = find_cuts({domain: ScoreFile(path) for domain, path in scores.items()}, config)
+        require_something_of_each(cuts)
         for domain, cut in cuts.items():
             path = folder / cut_file(domain)
             path.parent.mkdir(exist_ok=True)

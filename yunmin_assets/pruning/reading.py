@@ -13,8 +13,6 @@ from yunmin_assets.parquet_batches import iterate_batches
 TEXTS_AT_ONCE = 16  # a row of texts may be long
 ROWS_AT_ONCE = 1 << 16
 
-__all__ = ["RowReader", "column_values", "iterate_batches", "picked_rows", "row_count"]
-
 
 def row_count(path: Path) -> int:
     """Rows of a Parquet file."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from yunmin_assets.language_model.architecture import load_model
 from yunmin_assets.language_model.pretraining import train_from_scratch
-from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer
+from yunmin_assets.language_model.tokenizer import copy_tokenizer, load_tokenizer, vocabulary_size
 from yunmin_assets.language_model.training import Batches, TrainingResult
 from yunmin_assets.progress import Log, silent
 from yunmin_assets.pruning.config import ReferenceConfig, ScoringConfig
@@ -63,10 +63,10 @@ def describe_reference(folder: Path) -> dict[str, int | str]:
     Raises:
         ValueError: Its weights do not fit its architecture, or its tokenizer has more tokens than it embeds.
     """
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
-    if len(tokenizer) > model.config.vocab_size:
+    model, tokens = load_model(folder), vocabulary_size(load_tokenizer(folder))
+    if tokens > model.config.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
+            f"{folder}: the tokenizer needs {tokens} embeddings, the model has {model.config.vocab_size}"
         )
     return {
         "architecture": str(model.config.model_type),

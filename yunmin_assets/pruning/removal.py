@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from yunmin_assets.documents import ROW_GROUP_DOCUMENTS, RowGroupWriter, split_path
+from yunmin_assets.parquet_batches import iterate_batches
 from yunmin_assets.progress import Log, Progress, silent
-from yunmin_assets.pruning.reading import RowReader, iterate_batches, row_count
-from yunmin_assets.pruning.selection import Cut, Mask, is_kept, removal_reasons
+from yunmin_assets.pruning.reading import RowReader, row_count
+from yunmin_assets.pruning.selection import Cut, Mask, removal_reasons
 
 REMOVED_FILE = "removed.parquet"
 REMOVED_SCHEMA = pa.schema(
@@ -69,25 +70,26 @@ def prune_documents(
             scored = reader.take(some.num_rows)
             if scored["id"].to_pylist() != some["id"].to_pylist():
                 raise ValueError("the scores are about other documents: materialize perplexity again")
-            masks.append(is_kept(scored, cut))
+            reasons = removal_reasons(scored, cut)
+            masks.append(reasons.is_null().to_numpy(zero_copy_only=False))
+            removed = _removed(some, scored, reasons)
             kept_writer.write(some.filter(pa.array(masks[-1])))
-            removed_writer.write(_removed(some, scored, cut, counts))
+            removed_writer.write(removed)
+            counts.removed.update(removed["reason"].to_pylist())
             _count(some, scored, masks[-1], counts)
             progress.advance(some.num_rows)
     counts.kept = np.concatenate(masks)
     return counts
 
 
-def _removed(documents: pa.Table, scores: pa.Table, cut: Cut, counts: PruningCounts) -> pa.Table:
+def _removed(documents: pa.Table, scores: pa.Table, reasons: pa.Array) -> pa.Table:
     columns = {
         "id": scores["id"],
         "perplexity": scores["perplexity"],
-        "reason": removal_reasons(scores, cut),
+        "reason": reasons,
         "text": documents["text"].cast(pa.large_string()),
     }
-    rows = pa.table(columns).filter(pc.is_valid(pc.field("reason"))).cast(REMOVED_SCHEMA)
-    counts.removed.update(rows["reason"].to_pylist())
-    return rows
+    return pa.table(columns).filter(pc.is_valid(pc.field("reason"))).cast(REMOVED_SCHEMA)
 
 
 def _count(documents: pa.Table, scores: pa.Table, kept: Mask, counts: PruningCounts) -> None:

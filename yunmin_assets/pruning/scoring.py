@@ -47,6 +47,9 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
+"""Where the configuration of a transformer says how many positions it knows."""
+
 Advance = Callable[[int, int], None]
 """Called with the documents and tokens just scored."""
 
@@ -79,7 +82,8 @@ def score_documents(
         nll 0 and null perplexity and bits_per_byte.
 
     Raises:
-        ValueError: `token_budget` is below `max_length`, or the tokenizer does not fit the model.
+        ValueError: `token_budget` is below `max_length`, the model's context is, or the tokenizer does not fit the
+            model.
         FloatingPointError: A document's score is not finite; names it.
     """
     config = ScoringConfig(
@@ -141,9 +145,23 @@ class Scorer:
         tokens = vocabulary_size(self._tokenizer)
         if tokens > model.config.vocab_size:
             raise ValueError(
-                f"{self.folder}: the tokenizer has {tokens} tokens, the model {model.config.vocab_size}"
+                f"{self.folder}: the tokenizer needs {tokens} embeddings, the model has {model.config.vocab_size}"
+            )
+        context = _longest_context(model)
+        if context is not None and self.config.max_length > context:
+            raise ValueError(
+                f"the model in {self.folder} sees at most {context} tokens at once: lower pruning.max_length (in the "
+                f"evaluation, its max_length) from {self.config.max_length} to {context} or less"
             )
         return model
+
+
+def _longest_context(model: PreTrainedModel) -> int | None:
+    """Positions for which the model was made; None where it has no limit, as Mamba."""
+    for name in CONTEXT_KEYS:
+        if isinstance(context := getattr(model.config, name, None), int) and context > 0:
+            return context
+    return None
 
 
 def _score_table(

@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.parquet_batches import iterate_batches
 from yunmin_assets.pruning.config import Criterion, PruningConfig
-from yunmin_assets.pruning.reading import ROWS_AT_ONCE, column_values, iterate_batches
+from yunmin_assets.pruning.reading import ROWS_AT_ONCE, column_values
 
 LOT_BITS = 53  # as many as a float64 holds exactly
 
@@ -160,6 +161,21 @@ def find_cuts(scores: Mapping[str, Scores], config: PruningConfig) -> dict[str, 
     if config.thresholds == "global":
         return _cut_together(scores, config)
     return {domain: _cut_together({domain: own}, config)[domain] for domain, own in scores.items()}
+
+
+def require_something_of_each(cuts: Mapping[str, Cut]) -> None:
+    """Refuse cuts which leave nothing of a domain that has documents with a perplexity.
+
+    Raises:
+        ValueError: Names the domains and the cure.
+    """
+    emptied = sorted(domain for domain, cut in cuts.items() if cut.scored and not cut.kept)
+    if emptied:
+        raise ValueError(
+            f"nothing would be left of {', '.join(emptied)}, whose documents all lie outside the "
+            f"{cuts[emptied[0]].criterion} part of all domains together: raise pruning.selection_rate, or set "
+            "pruning.thresholds to per_domain"
+        )
 
 
 def is_kept(scores: pa.Table, cut: Cut) -> Mask:

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 
 from yunmin_assets.files import flush, folder_hash
 from yunmin_assets.language_model.architecture import default_device
+from yunmin_assets.parquet_batches import iterate_batches
 from yunmin_assets.progress import Log, silent
 from yunmin_assets.pruning.config import ScoringConfig
 from yunmin_assets.pruning.halves import Half
-from yunmin_assets.pruning.reading import TEXTS_AT_ONCE, iterate_batches, row_count
+from yunmin_assets.pruning.reading import TEXTS_AT_ONCE, row_count
 from yunmin_assets.pruning.reference import HalfScorers
 from yunmin_assets.pruning.scoring import SCORE_SCHEMA
 from yunmin_assets.pruning.scoring_progress import ScoringProgress

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from yunmin_assets.pruning.reading import ROWS_AT_ONCE, iterate_batches
+from yunmin_assets.parquet_batches import iterate_batches
+from yunmin_assets.pruning.reading import ROWS_AT_ONCE
 from yunmin_assets.pruning.selection import Cut, is_kept
 
 MEASURES = ("documents", "bytes", "tokens")

@@ -34,9 +34,10 @@ from yunmin_assets.files import new_folder, write_whole
 from yunmin_assets.language_model.loss import Batch
 from yunmin_assets.language_model.pretraining import train_from_scratch
 from yunmin_assets.language_model.training import Batches, TrainingResult
+from yunmin_assets.parquet_batches import iterate_batches
 from yunmin_assets.progress import Log, silent
 from yunmin_assets.pruning.config import PruningConfig, StudyConfig
-from yunmin_assets.pruning.reading import ROWS_AT_ONCE, iterate_batches, picked_rows
+from yunmin_assets.pruning.reading import ROWS_AT_ONCE, picked_rows
 from yunmin_assets.pruning.removal import prune_documents
 from yunmin_assets.pruning.scoring import score_documents
 from yunmin_assets.pruning.selection import ScoreFile, find_cuts

@@ -40,7 +40,7 @@ def describe_scores(scores: Path, documents: Path) -> tuple[Figures, Rendered, l
         "scored_tokens": int(scored),
         "perplexity_of_all_tokens": float(np.exp(per_token)),
         "bits_per_byte": float(per_token * tokens / max(n_bytes, 1) / np.log(2)),
-        "median_perplexity": float(np.median(valid)) if len(valid) else float("nan"),
+        **({"median_perplexity": float(np.median(valid))} if len(valid) else {}),
         "documents_without_tokens": len(perplexities) - len(valid),
     }
     rendered = {
