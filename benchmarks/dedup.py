@@ -29,7 +29,14 @@ import pyarrow.parquet as pq
 from benchmarks.dedup_child import OURS
 from benchmarks.dedup_peers import NGRAM, PEERS, normalized
 from benchmarks.dedup_scale import measure_scales, scale_table
-from benchmarks.measure import REPOSITORY, describe_machine, machine_facts, markdown_table, run_fresh
+from benchmarks.measure import (
+    REPOSITORY,
+    cost_columns,
+    describe_machine,
+    machine_facts,
+    markdown_table,
+    run_fresh,
+)
 
 TOOLS = [*OURS, *PEERS]
 PEER_PYTHON = REPOSITORY / ".venv" / "peers" / "bin" / "python"
@@ -177,11 +184,8 @@ def shingles(text: str) -> frozenset[str]:
 
 def comparison_table(reports: Sequence[Report]) -> str:
     """Speed, memory and quality of all tools that remove something, in Markdown, and what they are."""
-    ours = next((report["cpu_s"] for report in reports if report["tool"] == "ours"), None)
     columns: dict[str, Callable[[Report], str]] = {
-        "tool": lambda r: r["tool"],
-        "CPU-s (median)": lambda r: f"{r['cpu_s']:.2f} ({r['cpu_s_median']:.2f})",
-        "ours is": lambda r: f"{r['cpu_s'] / ours:.1f}×" if ours else "",
+        **cost_columns(reports),
         "docs/CPU-s": lambda r: f"{r['documents_per_cpu_s']:,.0f}",
         "MB/CPU-s": lambda r: f"{r['megabytes_per_cpu_s']:.1f}",
         "wall s": lambda r: f"{r['wall_s']:.2f}",

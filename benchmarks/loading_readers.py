@@ -92,13 +92,15 @@ def pack(compression: Literal["zstd", "none"]) -> Callable[[Path, Path], None]:
     return write
 
 
-def read_packed(window_pages: int) -> Callable[[Path, int], Iterator[Batch]]:
+def read_packed(window_pages: int, *, read_thread: bool = False) -> Callable[[Path, int], Iterator[Batch]]:
     """A function that reads with `PackedDataset`, as a training loop does."""
 
     def read(path: Path, start: int) -> Iterator[Batch]:
         from yunmin_assets.columnar import PackedDataset
 
-        dataset = PackedDataset(path, batch_size=BATCH_ROWS, seed=SEED, window_pages=window_pages)
+        dataset = PackedDataset(
+            path, batch_size=BATCH_ROWS, seed=SEED, window_pages=window_pages, read_thread=read_thread
+        )
         if start:
             dataset.load_state_dict({**dataset.state_dict(), "samples": start})
         for batch in dataset:
@@ -233,6 +235,10 @@ OURS = {
     "ours-uncompressed": Loader(
         "PackedDataset, no compression, window of 256 pages",
         "packed-none", pack("none"), read_packed(256), _OURS, resumes=True,
+    ),
+    "ours-thread": Loader(
+        "the same, read by a thread, as from remote storage",
+        "packed-none", pack("none"), read_packed(256, read_thread=True), _OURS, resumes=True,
     ),
 }  # fmt: skip
 PLAIN = {

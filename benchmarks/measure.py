@@ -156,3 +156,13 @@ def _processor() -> str:
 def _text(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")
+
+
+def cost_columns(reports: Sequence[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """The first columns of a comparison: the tool, its CPU-seconds, and how many times those of `ours` they are."""
+    ours = next((report["cpu_s"] for report in reports if report["tool"] == "ours"), None)
+    return {
+        "tool": lambda r: r["tool"],
+        "CPU-s (median)": lambda r: f"{r['cpu_s']:.2f} ({r['cpu_s_median']:.2f})",
+        "ours is": lambda r: f"{r['cpu_s'] / ours:.1f}×" if ours else "",
+    }

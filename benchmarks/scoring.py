@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.measure import describe_machine, machine_facts, markdown_table, run_fresh
+from benchmarks.measure import cost_columns, describe_machine, machine_facts, markdown_table, run_fresh
 from benchmarks.scoring_child import TOOLS
 from benchmarks.scoring_data import prepare_model, read_corpus, sample_documents
 
@@ -114,11 +114,8 @@ def same_half_kept(first: NDArray[np.float64], second: NDArray[np.float64]) -> f
 
 def comparison_table(reports: Sequence[Report]) -> str:
     """Speed, memory and agreement of all tools in Markdown, and what they are."""
-    ours = next((report["cpu_s"] for report in reports if report["tool"] == "ours"), None)
     columns: dict[str, Callable[[Report], str]] = {
-        "tool": lambda r: r["tool"],
-        "CPU-s (median)": lambda r: f"{r['cpu_s']:.2f} ({r['cpu_s_median']:.2f})",
-        "ours is": lambda r: f"{r['cpu_s'] / ours:.1f}×" if ours else "",
+        **cost_columns(reports),
         "tokens/CPU-s": lambda r: f"{r['tokens_per_cpu_s']:,.0f}",
         "padding": lambda r: f"{r['padding']:.2f}×",
         "peak MB (before)": lambda r: f"{r['peak_rss_mb']:,.0f} ({r['rss_before_mb']:,.0f})",

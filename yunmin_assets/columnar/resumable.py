@@ -11,6 +11,7 @@ to say where it stands.
 
 import operator
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,18 +86,18 @@ class ResumableDataset(IterableDataset[PackedBatch]):
         if self._arguments.world_size == 1:
             _warn_of_other_processes()
 
+    @abstractmethod
     def _open(self) -> int:
         """Open the files; returns the rows of an epoch."""
-        raise NotImplementedError
 
     def _identity(self) -> dict[str, Any]:
         """All that the order depends on, as JSON values; subclasses add theirs."""
         names = ("seed", "window_pages", "lanes")
         return {"order": ORDER_VERSION, **{name: getattr(self._arguments, name) for name in names}}
 
+    @abstractmethod
     def _description(self) -> str:
         """What is read, in a few words."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         """Names the data, its size, and this process's part in reading it."""
