@@ -4,8 +4,10 @@
     python -m benchmarks.merging --memory-scale 1,4      memory of ours by the size of the model
 
 The checkpoint is synthetic (see merging_data). mergekit needs a folder of its own, see `merging_peers.txt`; where it is
-absent, the table says so. Every run is a fresh process; the tools take turns. Before each run, all that it reads
-is read once, so that files come from the operating system's cache, and what others wrote is on the disk.
+absent, the table says so. Every run is a fresh process. Before it, all that it reads is read once, so that files come
+from the operating system's cache, and what others wrote is on the disk. The tools take turns, every second time in
+reverse: on a virtual machine, plain reading and writing took three times its CPU-seconds after load-all, probably
+because memory that had been freed had gone back to the host.
 
 Seconds begin after the imports and end when the result is on the disk. Extra MB is the largest anonymous memory, which
 the parent samples every 10 ms, less that after the imports; "with files" is the peak resident set (VmHWM), less that
@@ -88,7 +90,9 @@ def compare(kind: str, options: argparse.Namespace, folder: Path) -> list[Report
     reports = {tool: {**about, "tool": tool, "about": TOOLS[tool].about} for tool in tools}
     runs: dict[str, list[Report]] = {tool: [] for tool in tools}
     for turn in range(options.repeat):
-        for tool in [tool for tool in tools if not {"absent", "failed"} & reports[tool].keys()]:
+        for tool in tools if turn % 2 == 0 else reversed(tools):
+            if {"absent", "failed"} & reports[tool].keys():
+                continue
             print(f"{kind}, run {turn + 1} of {options.repeat}: {tool}", file=sys.stderr)
             run = run_tool(tool, kind, folder, options.peers)
             if "wall_s" not in run:

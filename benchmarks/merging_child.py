@@ -190,7 +190,8 @@ TOOLS = {
         "safetensors.load_file of everything, sum in float32, save_file", prepare_load_all, ("torch", "safetensors")
     ),
     "floor": Tool(
-        "preadv of base and differences in blocks of 8 MiB, the base written as the result", prepare_floor, ()
+        "preadv of base and differences in blocks of 8 MiB, the base written as the result; fsync at the end",
+        prepare_floor, (),
     ),
 }  # fmt: skip
 

@@ -264,7 +264,7 @@ def _assemble(
             lineage.metadata("duplicate_clusters"), pipeline.dedup.threshold
         ),
         perplexity=tuple(cells),
-        weights=search["weights"],
+        weights=collect.merged_weights(search),
         candidates=tuple(collect.candidate_rows(search)),
         generations=tuple(generations),
         cost=tuple(
