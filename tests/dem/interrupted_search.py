@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.dem.conftest import LORA, Trained
 from tests.language_model.toy import one_thread, packed_rows, toy_texts
-from yunmin_assets.dem import Spent, WeightsConfig, search_weights
+from yunmin_assets.dem import Spent, WeightsConfig, WeightSearch, search_weights
 from yunmin_assets.dem.search_journal import JOURNAL_FILE
 from yunmin_assets.dem.summary import write_search
 from yunmin_assets.language_model import load_tokenizer
@@ -30,8 +30,8 @@ def validation_rows(base: Path, rows: int = 24) -> dict[str, list[dict[str, Any]
     return batches
 
 
-def run_search(trained: Trained, config: WeightsConfig, work: Path, out: Path) -> None:
-    """A search with all controls, written to `out`."""
+def run_search(trained: Trained, config: WeightsConfig, work: Path, out: Path) -> WeightSearch:
+    """A search with all controls, also written to `out`."""
     with one_thread():
         found = search_weights(
             trained.base,
@@ -45,6 +45,7 @@ def run_search(trained: Trained, config: WeightsConfig, work: Path, out: Path) -
             work_dir=work,
         )
     write_search(found, out)
+    return found
 
 
 def killed_when(

@@ -138,7 +138,7 @@ def test_from_packed_rows_to_a_merged_model_that_loads(dem, method):
     assert table["joint"]["training_tokens"] == cost["joint_adapter"].tokens
     assert table["uniform"]["training_tokens"] == table["searched"]["training_tokens"] == trained
     assert 0 < table["searched"]["search_tokens"] < cost["domain_weights"].tokens == weights["all_tokens"]
-    assert table["base"]["training_tokens"] == table["base"]["cpu_seconds"] == 0
+    assert table["base"]["training_tokens"] == 0
     assert weights["chosen"] not in ("joint", "lora on validation")
 
 

@@ -97,7 +97,6 @@ def describe_search(
         "chosen": found.chosen,
         "best_single": found.best_single or NOT_FINITE,
         "search_tokens": found.search_tokens,
-        "search_cpu_seconds": found.search_cpu_seconds,
         "all_tokens": found.all_tokens,
         **{f"weight {domain}": weight for domain, weight in mean_weights(found.weights).items()},
     }
@@ -181,7 +180,10 @@ def weights_are_finite(found: WeightSearch) -> bool:
 
 
 def write_search(found: WeightSearch, path: Path) -> None:
-    """Write the weights, how they were found, and all candidates as JSON."""
+    """Write the weights, how they were found, and all candidates as JSON.
+
+    Without the CPU seconds, which are others every time: the same inputs give the same bytes.
+    """
     content = {
         "weights": found.weights,
         "chosen": found.chosen,
@@ -191,9 +193,8 @@ def write_search(found: WeightSearch, path: Path) -> None:
         "search_rows": found.search_rows,
         "comparison_rows": found.comparison_rows,
         "search_tokens": found.search_tokens,
-        "search_cpu_seconds": found.search_cpu_seconds,
         "all_tokens": found.all_tokens,
-        "candidates": found.candidates.to_pylist(),
+        "candidates": found.candidates.drop_columns(["cpu_seconds"]).to_pylist(),
         "curve": [asdict(step) for step in found.curve],
     }
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
