@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.measure import markdown_table
+from benchmarks.measure import markdown_table, target_verdict, tool_note
 
 Report = dict[str, Any]
 
@@ -32,7 +32,7 @@ def loader_table(reports: Sequence[Report]) -> str:
         "runs": lambda r: str(len(r["cpu_s_of_runs"])),
     }
     rows = [[cell(report) for cell in columns.values()] for report in reports if "b512" in report]
-    notes = [f"- `{report['tool']}`: {_note(report)}" for report in reports]
+    notes = [f"- `{report['tool']}`: {tool_note(report)}" for report in reports]
     return "\n".join([markdown_table(list(columns), rows), "", *notes])
 
 
@@ -60,7 +60,7 @@ def targets_table(reports: Sequence[Report], text: Report | None) -> str:
     return markdown_table(
         ["target", "aimed at", "measured", ""],
         [
-            [what, f"{'≥' if more else '≤'} {target:g}", f"{value:.4g}", _verdict(value, target, more)]
+            [what, f"{'≥' if more else '≤'} {target:g}", f"{value:.4g}", target_verdict(value, target, more)]
             for what, value, target, more in rows
         ],
     )
@@ -136,17 +136,3 @@ def _resume(report: Report) -> str:
     if "resume_ms" not in report:
         return ""
     return f"{report['resume_ms']:,.0f}{'' if report['resume_is_exact'] else ' (NOT EXACT)'}"
-
-
-def _note(report: Report) -> str:
-    if "absent" in report:
-        return f"absent, because {report['absent']} is not installed: `{report['install']}`"
-    if "failed" in report:
-        return f"failed: {report['failed']}"
-    made_of = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
-    return f"{report['about']} ({made_of})"
-
-
-def _verdict(value: float, target: float, more: bool) -> str:
-    reached = value >= target if more else value <= target
-    return "reached" if reached else "NOT REACHED"

@@ -166,3 +166,19 @@ def cost_columns(reports: Sequence[dict[str, Any]]) -> dict[str, Callable[[dict[
         "CPU-s (median)": lambda r: f"{r['cpu_s']:.2f} ({r['cpu_s_median']:.2f})",
         "ours is": lambda r: f"{r['cpu_s'] / ours:.1f}×" if ours else "",
     }
+
+
+def tool_note(report: dict[str, Any]) -> str:
+    """What a tool is and the versions it was made of, or why it has no figures."""
+    if "absent" in report:
+        return f"absent, because {report['absent']} is not installed: `{report['install']}`"
+    if "failed" in report:
+        return f"failed: {report['failed']}"
+    made_of = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+    return f"{report['about']}{f' ({made_of})' if made_of else ''}"
+
+
+def target_verdict(value: float, target: float, more: bool) -> str:
+    """Whether a target was reached, where `more` is better or less."""
+    reached = value >= target if more else value <= target
+    return "reached" if reached else "NOT REACHED"

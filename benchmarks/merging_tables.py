@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.measure import markdown_table
+from benchmarks.measure import markdown_table, target_verdict, tool_note
 
 Report = dict[str, Any]
 
@@ -33,7 +33,7 @@ def comparison_table(kind: str, reports: Sequence[Report]) -> str:
         "correctly rounded": _rounded,
     }
     rows = [[cell(report) for cell in columns.values()] for report in measured]
-    notes = [f"- `{report['tool']}`: {_note(report)}" for report in reports]
+    notes = [f"- `{report['tool']}`: {tool_note(report)}" for report in reports]
     base, inputs = (reports[0][key] / GIGABYTE for key in ("base_bytes", "input_bytes"))
     scene = f"Synthetic Llama of {base:.2f} GB, {TITLES[kind]} ({inputs:.2f} GB together):"
     return "\n".join([scene, "", markdown_table(list(columns), rows), "", *notes, *_first_merge(by_tool)])
@@ -50,7 +50,7 @@ def targets_table(reports: Sequence[Report]) -> str:
     return markdown_table(
         ["target", "aimed at", "measured", ""],
         [
-            [what, f"{'≥' if more else '≤'} {target:g}", f"{value:.4g}", _verdict(value, target, more)]
+            [what, f"{'≥' if more else '≤'} {target:g}", f"{value:.4g}", target_verdict(value, target, more)]
             for what, value, target, more in rows
         ],
     )
@@ -111,17 +111,3 @@ def _rounded(report: Report) -> str:
     if "rounded" not in report:
         return ""
     return f"{report['rounded']:.3%}{'' if report['others_kept'] else ', OTHERS CHANGED'}"
-
-
-def _note(report: Report) -> str:
-    if "absent" in report:
-        return f"absent, because {report['absent']} is not installed: `{report['install']}`"
-    if "failed" in report:
-        return f"failed: {report['failed']}"
-    made_of = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
-    return f"{report['about']}{f' ({made_of})' if made_of else ''}"
-
-
-def _verdict(value: float, target: float, more: bool) -> str:
-    reached = value >= target if more else value <= target
-    return "reached" if reached else "NOT REACHED"

@@ -17,7 +17,7 @@ from yunmin_assets.language_model.config import (
 )
 
 DEFAULT_DENSITY = 0.2
-"""Of TIES and DARE, as in their papers' best results."""
+"""Of TIES and DARE; a fifth, as in the TIES paper."""
 
 
 class BaseModelConfig(ConfigModel):
