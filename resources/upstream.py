@@ -95,3 +95,19 @@ def require_made_from(snapshot: Snapshot, input_name: str, content_hash: str) ->
     if manifest.inputs.get(input_name) != content_hash:
         name = f"{manifest.asset}[{manifest.domain}]" if manifest.domain else manifest.asset
         raise LakeError(f"{name} was made from an older {input_name}: materialize {name} again")
+
+
+def find_made_from(lake: Lake, asset: str, hashes: Mapping[str, str]) -> Snapshot | None:
+    """The current snapshot of an asset over all domains, if it was made from exactly these snapshots of another asset.
+
+    For what others can do without: a control, a measurement.
+
+    Args:
+        hashes: input name → content hash, as `Upstream.hashes` gives them.
+    """
+    snapshot = lake.find(asset)
+    if snapshot is None:
+        return None
+    assets = tuple({f"{name.partition('[')[0]}[" for name in hashes})
+    used = {name: value for name, value in snapshot.manifest.inputs.items() if name.startswith(assets)}
+    return snapshot if used == dict(hashes) else None
