@@ -175,8 +175,8 @@ def test_the_chosen_candidate_is_marked() -> None:
         "weights": {"law": 0.5},
         "chosen": "searched",
         "candidates": [
-            {"candidate": "base", "mean_nll": 2.0, "weight/law": 0.0},
-            {"candidate": "searched", "mean_nll": 1.5, "weight/law": 0.5},
+            {"candidate": "base", "mean_nll": 2.0, "weight/law": 0.0, "is_control": False},
+            {"candidate": "searched", "mean_nll": 1.5, "weight/law": 0.5, "is_control": False},
         ],
     }
     assert [(row.candidate, row.chosen, row.weights) for row in candidate_rows(search)] == [

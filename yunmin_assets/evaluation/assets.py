@@ -306,7 +306,7 @@ def _assemble(
             lineage.metadata("duplicate_clusters"), pipeline.dedup.threshold
         ),
         perplexity=tuple(findings.cells),
-        weights=collect.chosen_weights(search),
+        weights=collect.merged_weights(search),
         candidates=tuple(collect.candidate_rows(search)),
         generations=tuple(findings.generations),
         criteria=tuple(findings.criteria),

@@ -70,17 +70,24 @@ def candidate_rows(search: Metadata) -> list[CandidateRow]:
         CandidateRow(
             candidate=row["candidate"],
             mean_nll=row["mean_nll"],
-            weights={domain: row[f"weight/{domain}"] for domain in search["weights"]},
+            weights={
+                domain: row[f"weight/{domain}"]
+                for domain in search["weights"]
+                if row[f"weight/{domain}"] is not None
+            },
+            control=row["is_control"],
             chosen=row["candidate"] == search["chosen"],
         )
         for row in search["candidates"]
     ]
 
 
-def chosen_weights(search: Metadata) -> dict[str, float]:
+def merged_weights(search: Metadata) -> dict[str, float]:
     """The weight of each domain's difference; the mean where every tensor has its own."""
-    chosen = next(row for row in search["candidates"] if row["candidate"] == search["chosen"])
-    return {domain: chosen[f"weight/{domain}"] for domain in search["weights"]}
+    return {
+        domain: sum(weight.values()) / len(weight) if isinstance(weight, Mapping) else weight
+        for domain, weight in search["weights"].items()
+    }
 
 
 def human_rows(found: HumanVerdict) -> list[HumanRow]:

@@ -103,7 +103,10 @@ class CandidateRow(ReportModel):
     candidate: str
     mean_nll: float
     """Mean over domains, in nats per token."""
-    weights: dict[str, float]
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Per domain; absent where every tensor has its own, and of controls."""
+    control: bool = False
+    """Only there to be compared with: never chosen."""
     chosen: bool = False
 
 
