@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import yaml
 from dagster import ConfigurableResource
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from upath import UPath
 
 from resources.lake import open_uri
@@ -18,10 +18,11 @@ from yunmin_assets.corpus.config import CorpusConfig
 from yunmin_assets.dedup.boilerplate.config import BoilerplateConfig
 from yunmin_assets.dedup.config import DedupConfig
 from yunmin_assets.dedup.splits import SplitConfig
-from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, WeightsConfig
+from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, MergeConfig, WeightsConfig
 from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.pruning.config import PruningConfig, ReferenceConfig, StudyConfig
 
+WEIGHT_TOLERANCE = 1e-6
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -46,7 +47,19 @@ class PipelineConfig(ConfigModel):
     base_model: BaseModelConfig = BaseModelConfig()
     lora_adapter: LoraConfig = LoraConfig()
     domain_weights: WeightsConfig = WeightsConfig()
+    merged_model: MergeConfig = MergeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _slerp_has_given_weights(self) -> "PipelineConfig":
+        weights = self.domain_weights
+        sums_to_one = weights.normalize or abs(sum(weights.fixed.values()) - 1) < WEIGHT_TOLERANCE
+        if self.merged_model.method == "slerp" and not (weights.method == "fixed" and sums_to_one):
+            raise ValueError(
+                "merged_model.method slerp needs two weights that sum to 1, which a search does not give: set "
+                "domain_weights to {method: fixed, normalize: true, fixed: {<domain>: …, <domain>: …}}"
+            )
+        return self
 
 
 class Settings(ConfigurableResource):

@@ -29,7 +29,7 @@ TINY = {
     "pack": {"seq_len": 64},
     "base_model": {"model": {"hidden_size": 32, "layers": 1}, "training": {"steps": 4}},
     "lora_adapter": {"rank": 2, "training": {"steps": 4}},
-    "domain_weights": {"steps": 2, "evaluation_rows": 8},
+    "domain_weights": {"steps": 2, "search_rows": 8},
     "evaluation": {"documents_per_domain": 4, "max_new_tokens": 4, "bootstrap_samples": 50},
 }
 

@@ -33,8 +33,12 @@ LINEAGE = {
     "lora_adapter": ("dem", True, {"parquet_shards", "base_model"}),
     "joint_adapter": ("dem", False, {"lora_adapter", "parquet_shards", "base_model"}),
     "diff_vector": ("dem", True, {"lora_adapter", "base_model"}),
-    "domain_weights": ("dem", False, {"base_model", "diff_vector", "parquet_shards"}),
-    "merged_model": ("dem", False, {"base_model", "diff_vector", "domain_weights"}),
+    "domain_weights": (
+        "dem",
+        False,
+        {"base_model", "diff_vector", "joint_adapter", "lora_adapter", "parquet_shards"},
+    ),
+    "merged_model": ("dem", False, {"base_model", "diff_vector", "domain_weights", "parquet_shards"}),
     "eval_report": (
         "evaluation",
         False,

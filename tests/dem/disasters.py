@@ -1,4 +1,4 @@
-"""Training runs in real processes that are killed, or find the disk full, at a chosen moment.
+"""Training runs and merges in real processes that are killed, or find the disk full, at a chosen moment.
 
 The processes are forked from a server that has imported everything already: a start takes no time.
 """
@@ -8,12 +8,13 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.language_model.toy import one_thread
 from yunmin_assets.columnar import PackedDataset
-from yunmin_assets.dem import AdapterJob, run_adapter_job
+from yunmin_assets.dem import AdapterJob, blocks, merge_checkpoints, run_adapter_job
 from yunmin_assets.dem.adapter import train_adapter
 from yunmin_assets.dem.adapter_job import validation_of
 from yunmin_assets.language_model.checkpoint import FILE_NAME, read_state
@@ -88,6 +89,39 @@ def on_a_full_disk(job: AdapterJob, step: int, answer: Any) -> None:
 def by_two_processes(job: AdapterJob) -> None:
     """Training by two processes more."""
     run_adapter_job(job, processes=2)
+
+
+def merging(
+    base: Path, diffs: Mapping[str, Path], weights: Mapping[str, float], out: Path, work: Path | None
+) -> None:
+    """A merge in blocks so small that it takes a while."""
+    blocks.BLOCK_ELEMENTS = 1024
+    merge_checkpoints(base, diffs, weights, out, work_dir=work)
+
+
+def killed_after_shards(count: int, *merge: Any) -> None:
+    """SIGKILL when so many shards of a merge have got their name."""
+    names: list[str] = []
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.rename" and str(arguments[1]).endswith(".safetensors"):
+            if len(names) == count:
+                _kill()
+            names.append(str(arguments[1]))
+
+    sys.addaudithook(watch)
+    merging(*merge)
+
+
+def killed_at(moment: float, target: Callable[..., None], *arguments: Any) -> bool:
+    """End a function of this module in a process with SIGKILL after so many seconds; whether it was still running."""
+    process = SERVER.Process(target=target, args=arguments)
+    process.start()
+    process.join(moment)
+    assert process.exitcode in (0, None)
+    process.kill()
+    process.join()
+    return process.exitcode != 0
 
 
 def _train(job: AdapterJob, step: int, disaster: Callable[[], Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from dagster import DagsterInstance, materialize
@@ -13,12 +14,14 @@ from resources.compute import Compute
 from resources.lake import Lake
 from resources.settings import Settings
 from tests.dem.toy_rows import pack_toy_domain
-from tests.language_model.toy import TOY_LENGTH, save_toy_model
+from tests.language_model.toy import TOY_LENGTH, save_toy_model, toy_texts
 from yunmin_assets.dem import Difference
 from yunmin_assets.dem.assets import diff_vector, domain_weights, joint_adapter, lora_adapter, merged_model
 from yunmin_assets.dem.config import LoraConfig
+from yunmin_assets.documents import write_documents
 
 DOMAINS = ["food", "law"]
+LICENCES = {"food": "CC BY 4.0", "law": "KOGL-1", "travel": "KOGL-1"}
 TOKENIZER_HASH = "hash of the tokenizer asset"
 TRAINING = {"steps": 8, "batch_size": 4, "warmup_steps": 1, "learning_rate": 0.02}
 
@@ -28,7 +31,7 @@ class Dem:
 
     def __init__(self, home: Path, instance: DagsterInstance, **options: object) -> None:
         self.lake, self.instance = Lake(uri=str(home / "lake")), instance
-        base = self.base = save_toy_model(home / "base", "mamba2")
+        self.base = save_toy_model(home / "base", "mamba2")
         with self.lake.stage("base_model") as staging:
             save_toy_model(staging.folder / "model", "mamba2")
             self.lake.commit(
@@ -39,13 +42,7 @@ class Dem:
                 inputs={"tokenizer": TOKENIZER_HASH},
             )
         for domain in DOMAINS:
-            with self.lake.stage("parquet_shards", domain) as staging:
-                pack_toy_domain(base, domain, staging.folder / "packed")
-                inputs = {"tokenizer": TOKENIZER_HASH}
-                self.lake.commit(
-                    staging, asset="parquet_shards", domain=domain, fingerprint="1", inputs=inputs
-                )
-        instance.add_dynamic_partitions("domain", DOMAINS)
+            self.deliver(domain)
         lora = {
             "rank": 4,
             "alpha": 8,
@@ -53,10 +50,35 @@ class Dem:
             "early_stopping": {"validate_every": 4, "rows": 8},
             **options,
         }
-        weights = {"steps": 4, "evaluation_rows": 8}
+        weights = {"steps": 4, "search_rows": 8, "comparison_rows": 8}
         config = home / "pipeline.yaml"
         config.write_text(yaml.safe_dump({"lora_adapter": lora, "domain_weights": weights}))
         self.settings = Settings(path=str(config))
+
+    def deliver(self, domain: str) -> None:
+        """Publish the packed rows of a domain and the documents they are from, and register it."""
+        with self.lake.stage("parquet_shards", domain) as staging:
+            pack_toy_domain(self.base, domain, staging.folder / "packed")
+            texts = toy_texts(domain, 5)
+            documents = {
+                "id": [f"{domain}-{number}" for number in range(len(texts))],
+                "text": texts,
+                "source": ["synthetic:tests"] * len(texts),
+                "license": [LICENCES[domain]] * len(texts),
+                "n_tokens": pa.array([12] * len(texts), pa.int32()),
+            }
+            write_documents(pa.table(documents), staging.folder / "documents" / "shard-00000.parquet")
+            inputs = {"tokenizer": TOKENIZER_HASH}
+            self.lake.commit(staging, asset="parquet_shards", domain=domain, fingerprint="1", inputs=inputs)
+        self.instance.add_dynamic_partitions("domain", [domain])
+
+    def versions(self, *assets: str) -> dict[tuple[str, str], str]:
+        """Version of the current snapshot by asset and domain."""
+        return {
+            (asset, domain): self.lake.current(asset, domain).manifest.version
+            for asset in assets
+            for domain in DOMAINS
+        }
 
     def run(self, asset, domain=None):
         resources = {"lake": self.lake, "settings": self.settings, "compute": Compute(device="cpu")}
@@ -108,8 +130,53 @@ def test_from_packed_rows_to_a_merged_model_that_loads(dem, method):
     assert sorted(weights["weights"]) == DOMAINS
     model, report = AutoModelForCausalLM.from_pretrained(merged / "model", output_loading_info=True)
     assert model.config.model_type == "mamba2" and not any(report.values())
-    table = {row["candidate"]: row["mean_nll"] for row in weights["candidates"]}
-    assert min(table["only food"], table["only law"]) < table["base"], "the difference is what was learnt"
+    table = {row["candidate"]: row for row in weights["candidates"]}
+    alone = min(table["only food"]["mean_nll"], table["only law"]["mean_nll"])
+    assert alone < table["base"]["mean_nll"], "the difference is what was learnt"
+    cost = {name: graph.lake.current(name).manifest.cost for name in ("joint_adapter", "domain_weights")}
+    trained = sum(graph.lake.current("lora_adapter", domain).manifest.cost.tokens for domain in DOMAINS)
+    assert table["joint"]["training_tokens"] == cost["joint_adapter"].tokens
+    assert table["uniform"]["training_tokens"] == table["searched"]["training_tokens"] == trained
+    assert 0 < table["searched"]["search_tokens"] < cost["domain_weights"].tokens == weights["all_tokens"]
+    assert table["base"]["training_tokens"] == table["base"]["cpu_seconds"] == 0
+    assert weights["chosen"] not in ("joint", "lora on validation")
+
+
+def test_the_model_card_tells_where_the_model_comes_from_and_under_which_licences(dem):
+    graph = dem()
+    graph.run_all()
+    merged = graph.lake.current("merged_model")
+    card = (merged.local / "model" / "README.md").read_text(encoding="utf-8")
+    assert "Some of the training text is synthetic" in card
+    assert "| food | `CC BY 4.0` | 5 |" in card and "| law | `KOGL-1` | 5 |" in card
+    for asset in ("diff_vector", "parquet_shards"):
+        snapshot = graph.lake.current(asset, "law")
+        assert f"| {asset} | law | {snapshot.content_hash[:12]} |" in card
+    assert merged.manifest.summary["metadata"]["model_card"]["markdown"] == card
+
+
+def test_another_domain_costs_its_own_adapter_a_search_and_a_merge_and_trains_no_other_again(dem):
+    graph = dem()
+    graph.run_all()
+    before = graph.versions("lora_adapter", "diff_vector")
+    graph.deliver("travel")
+    for asset in (lora_adapter, diff_vector):
+        for domain in [*DOMAINS, "travel"]:
+            assert graph.run(asset, domain).success
+    assert graph.versions("lora_adapter", "diff_vector") == before, "nothing was trained again"
+    assert graph.run(domain_weights).success and graph.run(merged_model).success
+    weights = json.loads((graph.lake.current("domain_weights").local / "weights.json").read_text())
+    assert sorted(weights["weights"]) == [*DOMAINS, "travel"]
+    candidates = {row["candidate"] for row in weights["candidates"]}
+    assert "joint" not in candidates, "the control of two domains is not one of three"
+    shown = graph.lake.current("domain_weights").manifest.summary["metadata"]
+    assert "materialize it" in shown["joint_control"]
+
+    graph.instance.delete_dynamic_partition("domain", "food")
+    assert graph.run(domain_weights).success and graph.run(merged_model).success
+    weights = json.loads((graph.lake.current("domain_weights").local / "weights.json").read_text())
+    assert sorted(weights["weights"]) == ["law", "travel"]
+    assert graph.versions("lora_adapter", "diff_vector") == before
 
 
 def test_the_loss_curve_is_observed_while_it_trains_and_published_at_the_end(dem):

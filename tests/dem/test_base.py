@@ -14,6 +14,7 @@ from tests.dem.conftest import LORA
 from tests.language_model.toy import VOCABULARY, save_toy_model, save_toy_tokenizer, toy_batches
 from yunmin_assets.dem import diff_domain_model, merge_checkpoints, train_adapter
 from yunmin_assets.dem.base import describe_base, take_over_base
+from yunmin_assets.dem.weight_files import TensorSpec, encode_head
 from yunmin_assets.language_model import load_model, load_tokenizer
 from yunmin_assets.language_model.architecture import use_device
 
@@ -88,3 +89,55 @@ def test_a_base_is_described_without_the_device_that_trains(tmp_path: Path) -> N
     assert facts["parameters"] == sum(
         tensor.numel() for tensor in load_file(folder / "model.safetensors").values()
     )
+
+
+def test_a_model_larger_than_any_memory_is_described_from_its_headers(tmp_path: Path) -> None:
+    source = save_toy_model(tmp_path / "base", "llama")
+    config = LlamaConfig.from_pretrained(source)
+    config.update({"hidden_size": 1 << 16, "intermediate_size": 1 << 16, "num_hidden_layers": 5})
+    config.save_pretrained(source)
+    with torch.device("meta"):
+        names = LlamaForCausalLM(config).state_dict()
+    names.pop("lm_head.weight")  # tied
+    specs = {name: TensorSpec("F32", tuple(tensor.shape)) for name, tensor in names.items()}
+    head = encode_head(specs)
+    size = sum(spec.bytes for spec in specs.values())
+    with (source / "model.safetensors").open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + size)  # a hole, which takes no room on the disk
+    facts, fits = describe_base(source)
+    assert fits and facts["parameters"] == size // 4 > 6e10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda weights: weights.pop("model.norm.weight"),
+            r"base lacks tensor model\.norm\.weight, which its config",
+        ),
+        (
+            lambda weights: weights.update(extra=torch.zeros(1)),
+            "holds tensor extra, which its config.json does",
+        ),
+        (
+            lambda weights: weights.update({"model.norm.weight": torch.zeros(7)}),
+            r"tensor model\.norm\.weight in .* is \(7,\), its config\.json asks for \(32,\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_the_config_are_named(
+    change: Callable[[dict[str, torch.Tensor]], object], message: str, tmp_path: Path
+) -> None:
+    folder = save_toy_model(tmp_path / "base", "llama")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        describe_base(folder)
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "mamba2", "llama"])
+def test_whatever_transformers_saves_is_described(architecture: str, tmp_path: Path) -> None:
+    facts, fits = describe_base(save_toy_model(tmp_path / "base", architecture))
+    assert fits and facts["architecture"] == architecture

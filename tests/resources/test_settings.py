@@ -34,6 +34,7 @@ def test_the_shipped_configuration_is_valid_and_its_folders_are_below_the_reposi
         ("pack: {seqlen: 256}", r"pipeline.yaml: pack.seqlen: Extra inputs"),
         ("splits: {validation: 0.6, test: 0.6}", r"must stay below 1"),
         ("evaluation: {token_budget: 512}", r"token_budget 512 is smaller than max_length 1024"),
+        ("merged_model: {method: slerp}", r"slerp needs two weights that sum to 1"),
         ("raw: [", r"pipeline.yaml is not valid YAML"),
     ],
 )
@@ -60,3 +61,8 @@ def test_the_environment_overrides_the_folders_and_relative_model_paths_are_belo
 def test_an_unknown_scheme_is_refused_and_never_taken_for_a_local_folder(uri: str) -> None:
     with pytest.raises(ValueError, match="only local folders and s3:// are supported"):
         open_uri(uri)
+
+
+def test_slerp_goes_with_given_weights_that_sum_to_one(tmp_path: Path) -> None:
+    text = "merged_model: {method: slerp}\ndomain_weights: {method: fixed, fixed: {law: 0.4, tech: 0.6}}"
+    assert load_pipeline_config(config_file(tmp_path, text)).merged_model.method == "slerp"

@@ -7,30 +7,30 @@ here.
 
 from typing import TYPE_CHECKING
 
-from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, WeightsConfig
+from yunmin_assets.dem.config import BaseModelConfig, LoraConfig, MergeConfig, WeightsConfig
 from yunmin_assets.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from yunmin_assets.dem.adapter import train_adapter
     from yunmin_assets.dem.adapter_job import AdapterJob, run_adapter_job
-    from yunmin_assets.dem.difference import (
-        Difference,
-        cosine_matrix,
-        diff_adapter,
-        diff_checkpoint,
-        diff_domain_model,
-    )
-    from yunmin_assets.dem.merge import merge_checkpoints
+    from yunmin_assets.dem.difference import Difference, Weight
+    from yunmin_assets.dem.difference_making import diff_adapter, diff_checkpoint, diff_domain_model
+    from yunmin_assets.dem.difference_statistics import cosine_matrix
+    from yunmin_assets.dem.merge import MergeResult, merge_checkpoints
+    from yunmin_assets.dem.search_controls import Spent
     from yunmin_assets.dem.weights import WeightSearch, search_weights
 
 _MODULE_OF = {
     "AdapterJob": "adapter_job",
     "Difference": "difference",
+    "MergeResult": "merge",
+    "Spent": "search_controls",
+    "Weight": "difference",
     "WeightSearch": "weights",
-    "cosine_matrix": "difference",
-    "diff_adapter": "difference",
-    "diff_checkpoint": "difference",
-    "diff_domain_model": "difference",
+    "cosine_matrix": "difference_statistics",
+    "diff_adapter": "difference_making",
+    "diff_checkpoint": "difference_making",
+    "diff_domain_model": "difference_making",
     "merge_checkpoints": "merge",
     "run_adapter_job": "adapter_job",
     "search_weights": "weights",
@@ -42,6 +42,10 @@ __all__ = [
     "BaseModelConfig",
     "Difference",
     "LoraConfig",
+    "MergeConfig",
+    "MergeResult",
+    "Spent",
+    "Weight",
     "WeightSearch",
     "WeightsConfig",
     "cosine_matrix",

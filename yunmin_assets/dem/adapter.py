@@ -1,7 +1,7 @@
 """One small model per domain: a LoRA adapter (arXiv 2106.09685) of the base, or the base trained whole.
 
 An adapter is saved in peft's own format, a whole model as a Hugging Face folder in float32. Either holds
-`base.json` with the SHA-256 of the base weights, so that it is never taken for the difference to another base.
+`base.json` with the fingerprint of the base weights, so that it is never taken for the difference to another base.
 """
 
 import json
@@ -62,11 +62,11 @@ def train_adapter(
         RuntimeError: An adapter matrix does not train; see `train`.
         FileExistsError, FloatingPointError, OSError: See `new_folder`, `train`.
     """
-    base_hash = WeightFiles(base_dir).sha256()
+    fingerprint = WeightFiles(base_dir).fingerprint()
     model = load_model(base_dir)
     trained = attach_adapter(model, config) if config.method == "lora" else _unfrozen(model)
     identity = (
-        f"adapter of base {base_hash}: {config.model_dump_json(exclude={'training', 'early_stopping'})}"
+        f"adapter of base {fingerprint}: {config.model_dump_json(exclude={'training', 'early_stopping'})}"
     )
     with _output(out_dir, ranks) as part:
         result = train(
@@ -83,7 +83,7 @@ def train_adapter(
         )
         if part is not None:
             _save(trained, base_dir, part)
-            (part / BASE_FILE).write_text(json.dumps({"base_sha256": base_hash}) + "\n")
+            (part / BASE_FILE).write_text(json.dumps({"base_fingerprint": fingerprint}) + "\n")
     return result
 
 

@@ -1,9 +1,9 @@
-"""The base model's folder: take one over, describe one, find broken weights."""
+"""The base model's folder: take one over, describe one."""
 
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from yunmin_assets.dem.weight_files import WeightFiles
 from yunmin_assets.language_model.architecture import load_model
@@ -42,23 +42,44 @@ def take_over_base(source: Path, tokenizer_dir: Path, target: Path) -> None:
 
 
 def describe_base(folder: Path) -> tuple[dict[str, int | str], bool]:
-    """Architecture, parameters and vocabulary of a model, and whether its tokenizer fits."""
-    weights, model = WeightFiles(folder), load_model(folder, CPU)  # where nobody waits for a GPU
+    """Architecture, parameters and vocabulary of a model, and whether its tokenizer fits; no weights are loaded.
+
+    Raises:
+        ValueError: the weights do not fit config.json; names the tensor.
+    """
+    weights, config = WeightFiles(folder), AutoConfig.from_pretrained(folder, local_files_only=True)
+    require_loadable(weights, config)
     tokenizer_size = vocabulary_size(load_tokenizer(folder))
     facts: dict[str, int | str] = {
-        "architecture": str(model.config.model_type),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "vocab_size": int(model.config.vocab_size),
+        "architecture": str(config.model_type),
+        "parameters": sum(spec.elements for spec in weights.specs.values() if spec.is_floating),
+        "vocab_size": int(config.vocab_size),
         "tokenizer_size": tokenizer_size,
-        "base_sha256": weights.sha256(),
+        "base_fingerprint": weights.fingerprint(),
     }
-    return facts, tokenizer_size <= int(model.config.vocab_size)
+    return facts, tokenizer_size <= int(config.vocab_size)
 
 
-def not_finite_tensors(folder: Path) -> list[str]:
-    """Names of the tensors in a checkpoint that hold a NaN or an infinity."""
-    broken = []
-    for path in sorted(folder.glob(WEIGHT_PATTERN)):
-        with safe_open(path, "pt") as file:
-            broken += [name for name in file.keys() if not torch.isfinite(file.get_tensor(name)).all()]  # noqa: SIM118
-    return broken
+def require_loadable(weights: WeightFiles, config: PretrainedConfig) -> None:
+    """Make sure that weights cover an architecture exactly, by a model that holds no numbers (meta device).
+
+    Of tied parameters one name is enough.
+
+    Raises:
+        ValueError: a tensor is missing, unknown, or of another shape; names it.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    wanted = model.state_dict(keep_vars=True)
+    loaded = {id(tensor) for name, tensor in wanted.items() if name in weights.specs}
+    for name, tensor in wanted.items():
+        if id(tensor) not in loaded:
+            raise ValueError(f"{weights.folder} lacks tensor {name}, which its config.json asks for")
+    for name, spec in weights.specs.items():
+        if name not in wanted:
+            raise ValueError(f"{weights.folder} holds tensor {name}, which its config.json does not know")
+        if spec.shape != wanted[name].shape:
+            raise ValueError(
+                f"tensor {name} in {weights.folder} is {spec.shape}, "
+                f"its config.json asks for {tuple(wanted[name].shape)}"
+            )

@@ -16,6 +16,9 @@ from yunmin_assets.language_model.config import (
     TrainingConfig,
 )
 
+DEFAULT_DENSITY = 0.2
+"""Of TIES and DARE, as in their papers' best results."""
+
 
 class BaseModelConfig(ConfigModel):
     """The model that every domain starts from."""
@@ -68,13 +71,61 @@ class LoraConfig(ConfigModel):
 class WeightsConfig(ConfigModel):
     """How the domain weights of Θ_D = Θ + Σ wᵢ(Θᵢ − Θ) are found (arXiv 2406.15570, equation 2)."""
 
-    method: Literal["gradient", "fixed"] = "gradient"
+    method: Literal["gradient", "per_module", "tpe", "grid", "fixed"] = "gradient"
+    """`gradient` follows the gradient of the loss on one weight per domain, `per_module` on one per domain and
+    tensor; `tpe` and `grid` try weights and need no gradient; `fixed` searches nothing."""
     fixed: dict[str, float] = Field(default_factory=dict)
     """Weight per domain for `fixed`."""
+    normalize: bool = False
+    """Divide the weights of `fixed` by their sum."""
     steps: Count = 40
+    """Of `gradient` and `per_module`."""
     batch_size: Count = 4
-    """Validation rows per domain in one step of the search."""
+    """Validation rows of a domain that go through the model at once, and in one step of `gradient`, `per_module`."""
     learning_rate: Positive = 0.05
-    evaluation_rows: Count = 64
-    """Validation rows per domain on which candidates are compared."""
+    """By so much the first steps of `gradient` and `per_module` move a weight; it falls linearly to zero."""
+    trials: Count = 64
+    """Weights that `tpe` tries, and at most those of `grid`."""
+    largest_weight: Positive = 1.0
+    """`tpe` and `grid` try weights from 0 to this one."""
+    search_rows: Count = 64
+    """Validation rows per domain on which weights are searched."""
+    comparison_rows: Count = 64
+    """Other validation rows per domain on which all candidates are compared."""
+    controls: bool = True
+    """Also measure a joint adapter and an adapter trained on the search rows, where they are given."""
     seed: CountOrNone = 0
+
+    @model_validator(mode="after")
+    def _fixed_weights_belong_to_fixed(self) -> Self:
+        if self.method != "fixed" and (self.fixed or self.normalize):
+            raise ValueError(f"`fixed` and `normalize` belong to `method: fixed`, not to {self.method}")
+        if self.normalize and not sum(self.fixed.values()):
+            raise ValueError(
+                "normalize: the weights of `fixed` sum to 0, so they cannot be divided by their sum"
+            )
+        return self
+
+
+class MergeConfig(ConfigModel):
+    """How differences are combined."""
+
+    method: Literal["sum", "ties", "dare", "slerp"] = "sum"
+    """`sum` is Θ + Σ wᵢ(Θᵢ − Θ), exactly. `ties` (arXiv 2306.01708) keeps the largest elements of each difference and
+    averages those that agree in sign; `dare` (arXiv 2311.03099) drops elements at random and scales up the others;
+    `slerp` turns one of two models into the other along an arc. All work tensor by tensor."""
+    density: float | None = Field(default=None, gt=0, le=1)
+    """Share of a difference's elements that `ties` and `dare` keep; a fifth when it is absent."""
+    seed: CountOrNone = 0
+    """What `dare` drops."""
+
+    @model_validator(mode="after")
+    def _density_belongs_to_dropping(self) -> Self:
+        if self.density is not None and self.method not in ("ties", "dare"):
+            raise ValueError(f"`density` belongs to `method: ties` and `dare`, not to {self.method}")
+        return self
+
+    @property
+    def kept_share(self) -> float:
+        """`density`, or its default."""
+        return DEFAULT_DENSITY if self.density is None else self.density

@@ -101,8 +101,8 @@ class CandidateRow(ReportModel):
     """One vector of domain weights and its loss on validation data."""
 
     candidate: str
-    mean_nll: float
-    """Mean over domains, in nats per token."""
+    mean_nll: float | None
+    """Mean over domains, in nats per token; None where it is not a finite number."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Per domain; absent where every tensor has its own, and of controls."""
     control: bool = False
