@@ -42,7 +42,14 @@ LINEAGE = {
     "eval_report": (
         "evaluation",
         False,
-        {"merged_model", "base_model", "diff_vector", "deduped_corpus", "loading_benchmark"},
+        {
+            "merged_model",
+            "base_model",
+            "diff_vector",
+            "deduped_corpus",
+            "joint_adapter",
+            "loading_benchmark",
+        },
     ),
 }
 

@@ -7,7 +7,13 @@ import pytest
 from resources.lake import Lake
 from resources.snapshot import Snapshot
 from yunmin_assets.evaluation.assets import loading_benchmark_of
-from yunmin_assets.evaluation.collect import candidate_rows, cost_rows, expectation_rows, funnel_row
+from yunmin_assets.evaluation.collect import (
+    candidate_rows,
+    cost_rows,
+    expectation_rows,
+    funnel_row,
+    training_cost,
+)
 from yunmin_assets.evaluation.model import ExpectationRow
 
 CLEAN = {"lines": 100, "text_bytes_in": 1000, "documents": 90, "text_bytes": 900}
@@ -115,6 +121,53 @@ def test_costs_add_up_over_domains_and_memory_is_the_largest() -> None:
         ("tokenizer", 1, 11, 50),
     ]
     assert rows[0].cpu_seconds == pytest.approx(6.0)
+
+
+def costs(**cpu_and_tokens: tuple[float, int]) -> list[tuple[str, dict[str, float]]]:
+    return [
+        (stage, {"cpu_seconds": cpu, "tokens": tokens}) for stage, (cpu, tokens) in cpu_and_tokens.items()
+    ]
+
+
+ADAPTERS = [*costs(lora_adapter=(30.0, 100)), *costs(lora_adapter=(50.0, 200))]
+
+
+def test_another_mixture_costs_a_search_and_a_merge_against_training_anew() -> None:
+    """Anew 100 s; again 15 + 5 = 20 s, so 80 % cheaper; the first time 30 + 50 + 20 = 100 s."""
+    found = training_cost(
+        [
+            *ADAPTERS,
+            *costs(domain_weights=(15.0, 4_000), merged_model=(5.0, 0), joint_adapter=(100.0, 300)),
+        ]
+    )
+    assert found is not None
+    assert (
+        found.measured
+        == "another mixture 80% cheaper: 20.0 s of CPU and 4,000 tokens; the first one: 1 min 40 s"
+    )
+    assert found.baseline == "joint training on the same tokens: 1 min 40 s of CPU, 300 tokens"
+    assert found.met is True
+
+
+@pytest.mark.parametrize(
+    ("search", "said", "is_met"),
+    [(25.0, "70% cheaper", True), (25.1, "70% cheaper", False), (145.0, "50% dearer", False)],
+)
+def test_a_search_that_saves_too_little_does_not_meet_the_expectation(
+    search: float, said: str, is_met: bool
+) -> None:
+    stages = costs(domain_weights=(search, 1), merged_model=(5.0, 0), joint_adapter=(100.0, 1))
+    found = training_cost([*ADAPTERS, *stages])
+    assert found is not None
+    assert found.measured.startswith(f"another mixture {said}:")
+    assert found.met is is_met
+
+
+def test_without_the_joint_control_the_cost_of_training_is_not_measured() -> None:
+    stages = costs(domain_weights=(1.0, 1), merged_model=(5.0, 0))
+    assert training_cost([*ADAPTERS, *stages]) is None
+    rows = expectation_rows([funnel_row("law", CLEAN, DEDUPED, PRUNED, SHARDS)], [], None, None)
+    assert [row.status for row in rows if row.claim == "Cheaper training"] == ["not measured yet"]
 
 
 def test_the_chosen_candidate_is_marked() -> None:

@@ -4,7 +4,6 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.evaluation.fixture_report import DOMAINS, HOSTILE, fixture_report
+from tests.evaluation.page import Page
+from yunmin_assets import evaluation
 from yunmin_assets.evaluation import formatting
 from yunmin_assets.evaluation.model import (
     CandidateRow,
@@ -25,37 +26,6 @@ from yunmin_assets.evaluation.model import (
 from yunmin_assets.evaluation.plots import Mark, interval_plot
 from yunmin_assets.evaluation.report import headline, render, write_report
 
-VOID = {"meta", "br", "hr", "wbr", "img", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Checks that tags nest and collects visible text and tag names."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attributes if name in ("src", "href", "xlink:href")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> does not close what is open"
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "title"} & set(self.open):
-            self.text += data
-
 
 @pytest.fixture(scope="module")
 def page() -> Page:
@@ -68,6 +38,12 @@ def test_reading_the_configuration_imports_neither_templates_nor_numbers() -> No
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_every_public_name_is_what_it_was_at_the_first_look() -> None:
+    """A function named like its module would be replaced by it."""
+    first = {name: getattr(evaluation, name) for name in evaluation.__all__}
+    assert all(getattr(evaluation, name) is value and callable(value) for name, value in first.items())
 
 
 def empty_report(**fields: Any) -> Report:
@@ -88,7 +64,7 @@ def test_json_reads_back_to_an_equal_report(tmp_path: Path) -> None:
 
 def test_the_page_is_well_formed_and_needs_nothing_from_outside(page: Page) -> None:
     assert page.open == []
-    assert page.addresses == []
+    assert page.addresses == ["history.html"]
     html = render(fixture_report())
     assert not re.search(r"https?://|//[a-z]+\.[a-z]|@import|url\(", html)
     assert "default-src 'none'" in html
@@ -110,20 +86,71 @@ def test_the_page_holds_what_was_reported(page: Page) -> None:
     for generation in report.generations:
         assert generation.prompt in page.text
         for continuation in generation.continuations.values():
-            assert continuation in page.text
+            assert continuation.strip() in page.text
+        for text in generation.sampled.values():
+            assert text.strip() in page.text
+        assert (generation.reference or "") in page.text
+    for text in (
+        "scored blind by a person",
+        "25.6 %",
+        "korean_textbook-000917",
+        "500 of 701 items, 25 unusable",
+        "48.1 % to 56.1 %",
+        "item 20: answer is",
+        "and 5 more, all in report.json",
+        "the log-likelihood of choice 2 is nan",
+        "정보성",
+        "tok:ko-mecab",
+        "2025-11-14 09:05",
+        "−0.041 to −0.021",
+        "nothing was written",
+    ):
+        assert text.casefold() in page.text.casefold()
+    assert "item 21: answer is" not in page.text
 
 
-def test_text_of_models_cannot_become_markup(page: Page) -> None:
-    assert HOSTILE in page.text
-    assert "script" not in page.tags
-    hostile = fixture_report().model_copy(
-        update={
-            "perplexity": (
-                cell("</svg><img src=x>", "<b>", difference=0.1, difference_low=0.0, difference_high=0.2),
-            )
-        }
+def test_a_report_that_nobody_has_rated_links_to_its_blind_sheet() -> None:
+    report = fixture_report().model_copy(update={"human": (), "last_report": None})
+    assert Page(render(report)).addresses == ["blind_sheet.html"]
+
+
+def test_a_report_without_common_documents_says_so() -> None:
+    parsed = Page(render(fixture_report().model_copy(update={"changes": ()})))
+    assert "No domain has 20 documents" in parsed.text
+
+
+def test_a_model_that_wrote_nothing_is_shown_so() -> None:
+    generation = Generation(
+        prompt_id="1", kind="poem", prompt="봄", continuations={"base": " \n", "merged": "꽃"}
     )
-    parsed = Page(render(hostile))
+    parsed = Page(render(empty_report(generations=(generation,))))
+    assert parsed.text.count("nothing was written") == 1
+
+
+def hostile(value: Any, place: str) -> Any:
+    """The same report with every text replaced by one that tries to break out of markup and attributes."""
+    if isinstance(value, dict):
+        return {key: hostile(each, key) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [hostile(each, place) for each in value]
+    keep = not isinstance(value, str) or place in ("verdict", "model", "metric")
+    return value if keep else f'"{HOSTILE}" onload="x" {value}'
+
+
+def test_no_text_of_models_or_data_can_become_markup(page: Page) -> None:
+    assert HOSTILE in page.text
+    report = Report.model_validate(hostile(fixture_report().model_dump(), ""))
+    for parsed in (page, Page(render(report))):
+        assert not {"script", "img"} & set(parsed.tags)
+        assert "onload" not in parsed.attributes
+        assert parsed.addresses == ["history.html"]
+        assert parsed.open == []
+    assert Page(render(report)).text.count(HOSTILE) > 100
+
+
+def test_names_of_models_and_domains_cannot_become_markup() -> None:
+    odd = cell("</svg><img src=x>", "<b>", difference=0.1, difference_low=0.0, difference_high=0.2)
+    parsed = Page(render(fixture_report().model_copy(update={"perplexity": (odd,)})))
     assert "img" not in parsed.tags and "b" not in parsed.tags
     assert "</svg><img src=x>" in parsed.text
 

@@ -1,9 +1,10 @@
 """eval_report: is the merged model better than the base, by how much, and what did it cost?"""
 
 import datetime as dt
+import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from resources.lake import Lake
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import REPOSITORY, PipelineConfig, Settings
 from resources.snapshot import Snapshot
-from resources.upstream import require_made_from
-from yunmin_assets.documents import SYNTHETIC_SOURCE, read_documents, split_path
-from yunmin_assets.files import sha256_of
+from resources.upstream import find_made_from, require_made_from
+from yunmin_assets.documents import split_path
+from yunmin_assets.files import folder_hash, sha256_of
+from yunmin_assets.progress import Log
 from yunmin_assets.snapshot_files import (
+    ADAPTER,
     DIFFERENCE,
     MODEL,
     TEST_FILE,
@@ -28,7 +31,9 @@ from yunmin_assets.snapshot_files import (
 )
 
 if TYPE_CHECKING:
-    from yunmin_assets.evaluation.model import PerplexityCell, Report
+    from yunmin_assets.evaluation.blind_sheet import HumanVerdict
+    from yunmin_assets.evaluation.evaluate import Findings, Models
+    from yunmin_assets.evaluation.model import Report
 
 GRAPH = {
     "raw_corpus": True,
@@ -60,6 +65,8 @@ class Lineage:
     """Asset → domain → snapshot."""
     loading: Snapshot | None
     """The loading benchmark, when it was measured on these shards; the report does without."""
+    joint: Snapshot | None
+    """The joint adapter, when it is the control of these adapters; the report does without."""
 
     @property
     def domains(self) -> list[str]:
@@ -71,6 +78,8 @@ class Lineage:
         for name, is_partitioned in GRAPH.items():
             snapshots = self.by_domain[name].values() if is_partitioned else [self.over_all[name]]
             yield from ((name, snapshot) for snapshot in snapshots)
+        if self.joint is not None:
+            yield "joint_adapter", self.joint
 
     def metadata(self, asset_name: str, domain: str | None = None) -> Mapping[str, Any]:
         """What a snapshot recorded about itself."""
@@ -81,29 +90,41 @@ class Lineage:
 
 @asset(
     # and, through them, all in GRAPH
-    deps=["merged_model", "base_model", "diff_vector", "deduped_corpus", "loading_benchmark"],
+    deps=[
+        "merged_model",
+        "base_model",
+        "diff_vector",
+        "deduped_corpus",
+        "joint_adapter",
+        "loading_benchmark",
+    ],
     group_name="evaluation",
     kinds={"html", "pytorch"},
     owners=["team:yunmin-models"],
     pool="gpu",
-    code_version="1",
+    code_version="2",
     check_specs=check_specs(
         "eval_report",
         {"perplexity_finite": "The perplexity of the merged model is a finite number in every domain."},
         warning={
             "no_regression": "The merged model is not shown to be worse than the base in any domain.",
+            "not_worse_than_before": "Nor than the merged model of the last report, on the same documents.",
             "base_never_saw_test": "No domain was split anew since the base was trained.",
+            "every_item_usable": "Every item of every benchmark could be asked, and every model answered it.",
         },
         partitioned=False,
     ),
 )
 def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, compute: Compute) -> Events:
-    """Base, each domain's own model and the merged model on test documents; JSON for machines, HTML for people.
+    """Base, each domain's own model, the joint control and the merged model: perplexity, texts, benchmarks, cost.
 
-    The only asset that reads the test split.
+    The only asset that reads the test split. JSON for machines, HTML for people, a blind sheet for a judge.
     """
     lineage, pipeline = _lineage(lake), settings.pipeline
-    prompts = REPOSITORY / pipeline.evaluation.prompts
+    config = pipeline.evaluation
+    prompts, rules = REPOSITORY / config.prompts, REPOSITORY / config.scoring_rules
+    benchmarks = REPOSITORY / config.benchmarks if config.benchmarks else None
+    ratings = REPOSITORY / config.ratings if config.ratings else None
     tested = {
         domain: lineage.by_domain["deduped_corpus"][domain].file(TEST_FILE) for domain in lineage.domains
     }
@@ -115,20 +136,54 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
             for domain, item in by.items()
         },
         "prompts": sha256_of(prompts),
+        "rules": sha256_of(rules),
+        "benchmarks": folder_hash(benchmarks) if benchmarks else "",
+        "ratings": sha256_of(ratings) if ratings else "",
         "loading_benchmark": lineage.loading.content_hash if lineage.loading else "",
+        "joint_adapter": lineage.joint.content_hash if lineage.joint else "",
+        "kiwipiepy": importlib.metadata.version("kiwipiepy"),  # its language model judges what is written
     }
     bytes_in = sum(file.bytes for file in tested.values())
-    step = Step(context, lake, inputs, pipeline.evaluation.model_dump(mode="json"), bytes_in=bytes_in)
+    step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=bytes_in)
 
-    def evaluate(folder: Path) -> Outcome:
-        from yunmin_assets.evaluation.report import headline, write_report
+    def run(folder: Path) -> Outcome:
+        from yunmin_assets.evaluation.evaluate import evaluate_models, read_questions
+        from yunmin_assets.evaluation.history import read_history, write_history
+        from yunmin_assets.evaluation.model import MERGED
+        from yunmin_assets.evaluation.regression import compare_with_last, write_losses
+        from yunmin_assets.evaluation.report import REPORT_JSON, write_report
 
         compute.prepare()
-        report = _measure(step, lineage, pipeline, prompts)
+        questions = read_questions(prompts, rules, benchmarks)
+        past = [lake.open("eval_report", None, version) for version in lake.versions("eval_report")]
+        human = _read_ratings(ratings, past, config.confidence) if ratings else None
+        models = _models(lineage, step.workspace() / "models", log=step.log)
+        deduped = lineage.by_domain["deduped_corpus"]
+        findings = evaluate_models(
+            models,
+            {domain: split_path(deduped[domain].local, "test") for domain in lineage.domains},
+            [split_path(snapshot.local, "train") for snapshot in deduped.values()],
+            questions,
+            config,
+            folder,
+            log=step.log,
+        )
+        write_losses(findings.losses, folder)
+        last = lake.find("eval_report")
+        changes = compare_with_last(findings.losses, last.local, MERGED, config) if last else []
+        created = last.manifest.created if last else None
+        report = _assemble(lineage, pipeline, findings, human).model_copy(
+            update={"changes": tuple(changes), "last_report": created}
+        )
         write_report(report, folder)
-        return _describe(report, headline(report).sentence, _base_saw_other_splits(lineage))
+        versions = [
+            *((each.manifest.version, each.local / REPORT_JSON) for each in past),
+            ("this report", folder / REPORT_JSON),
+        ]
+        write_history(*read_history(versions), folder)
+        return _describe(report, _base_saw_other_splits(lineage))
 
-    yield from publish(step, evaluate)
+    yield from publish(step, run)
 
 
 def _lineage(lake: Lake) -> Lineage:
@@ -145,7 +200,15 @@ def _lineage(lake: Lake) -> Lineage:
         for name, is_partitioned in GRAPH.items()
         if is_partitioned
     }
-    lineage = Lineage(over_all, by_domain, loading_benchmark_of(lake, by_domain["parquet_shards"]))
+    adapters = {
+        f"lora_adapter[{domain}]": item.content_hash for domain, item in by_domain["lora_adapter"].items()
+    }
+    lineage = Lineage(
+        over_all,
+        by_domain,
+        loading_benchmark_of(lake, by_domain["parquet_shards"]),
+        find_made_from(lake, "joint_adapter", adapters),
+    )
     for domain in lineage.domains:
         _require_unbroken(lineage, domain)
     return lineage
@@ -190,57 +253,35 @@ def _base_saw_other_splits(lineage: Lineage) -> list[str]:
     ]
 
 
-def _measure(step: Step, lineage: Lineage, pipeline: PipelineConfig, prompts: Path) -> "Report":
-    from yunmin_assets.evaluation.measure import (
-        choose_documents,
-        generate_continuations,
-        measure_perplexity,
-        read_prompts,
-    )
-    from yunmin_assets.evaluation.model import BASE, MERGED, MINI
+def _read_ratings(path: Path, past: Sequence[Snapshot], confidence: float) -> "HumanVerdict":
+    """Un-blind what a person saved, with the key that lies beside the report whose sheet it was."""
+    from yunmin_assets.evaluation.blind_sheet import KEY_FILE, read_key, read_ratings
 
-    config = pipeline.evaluation
-    test_sets = {
-        domain: choose_documents(
-            read_documents([split_path(lineage.by_domain["deduped_corpus"][domain].local, "test")]),
-            config.documents_per_domain,
-        )
-        for domain in lineage.domains
-    }
+    keys = [read_key(each.local / KEY_FILE) for each in past if (each.local / KEY_FILE).exists()]
+    return read_ratings(path, keys, confidence=confidence)
+
+
+def _models(lineage: Lineage, folder: Path, *, log: Log) -> "Models":
+    """Base and merged model as they are; each domain's own and the joint control as whole models made here."""
+    from yunmin_assets.dem import diff_domain_model, merge_checkpoints
+    from yunmin_assets.evaluation.evaluate import Models
+
+    shutil.rmtree(folder, ignore_errors=True)
     base, merged = (lineage.over_all[name].local / MODEL for name in ("base_model", "merged_model"))
-    minis = _mini_models(lineage, base, step.workspace() / "minis")
-    same = {BASE: base, MERGED: merged}
-    models = {name: dict.fromkeys(lineage.domains, folder) for name, folder in same.items()}
-    cells = measure_perplexity(
-        test_sets, {BASE: models[BASE], MINI: minis, MERGED: models[MERGED]}, config, log=step.log
-    )
-    generations = generate_continuations(same, read_prompts(prompts), config, log=step.log)
-    is_synthetic = any(
-        str(source).startswith(SYNTHETIC_SOURCE)
-        for table in test_sets.values()
-        for source in table["source"].to_pylist()
-    )
-    return _assemble(lineage, pipeline, cells, generations, is_synthetic)
-
-
-def _mini_models(lineage: Lineage, base: Path, folder: Path) -> dict[str, Path]:
-    """The model of each domain alone: the base plus its own difference, whole."""
-    from yunmin_assets.dem import merge_checkpoints
-
     minis = {}
     for domain, snapshot in lineage.by_domain["diff_vector"].items():
         minis[domain] = folder / domain
-        shutil.rmtree(minis[domain], ignore_errors=True)
-        merge_checkpoints(base, {domain: snapshot.local / DIFFERENCE}, {domain: 1.0}, minis[domain])
-    return minis
+        merge_checkpoints(base, {domain: snapshot.local / DIFFERENCE}, {domain: 1.0}, minis[domain], log=log)
+    joint = None
+    if lineage.joint is not None:
+        joint, difference = folder / "_joint", folder / "_joint_difference"
+        diff_domain_model(base, lineage.joint.local / ADAPTER, difference, log=log)
+        merge_checkpoints(base, {"joint": difference}, {"joint": 1.0}, joint, log=log)
+    return Models(base, merged, minis, joint)
 
 
 def _assemble(
-    lineage: Lineage,
-    pipeline: PipelineConfig,
-    cells: "list[PerplexityCell]",
-    generations: list[Any],
-    is_synthetic: bool,
+    lineage: Lineage, pipeline: PipelineConfig, findings: "Findings", human: "HumanVerdict | None"
 ) -> "Report":
     from yunmin_assets.evaluation import collect
     from yunmin_assets.evaluation.model import Report
@@ -251,11 +292,12 @@ def _assemble(
         collect.funnel_row(domain, *(lineage.metadata(name, domain) for name in stages))
         for domain in lineage.domains
     ]
+    costs = [(name, item.manifest.cost.model_dump()) for name, item in lineage.all()]
     base = lineage.metadata("base_model")
     return Report(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         corpus=", ".join(lineage.domains),
-        synthetic=is_synthetic,
+        synthetic=findings.synthetic,
         base_model=f"{base['architecture']}, {base['parameters']:,} parameters",
         confidence=pipeline.evaluation.confidence,
         bootstrap_samples=pipeline.evaluation.bootstrap_samples,
@@ -263,15 +305,22 @@ def _assemble(
         duplicate_recall=collect.duplicate_recall(
             lineage.metadata("duplicate_clusters"), pipeline.dedup.threshold
         ),
-        perplexity=tuple(cells),
+        perplexity=tuple(findings.cells),
         weights=collect.merged_weights(search),
         candidates=tuple(collect.candidate_rows(search)),
-        generations=tuple(generations),
-        cost=tuple(
-            collect.cost_rows((name, item.manifest.cost.model_dump()) for name, item in lineage.all())
-        ),
+        generations=tuple(findings.generations),
+        criteria=tuple(findings.criteria),
+        text_scores=tuple(findings.text_scores),
+        human=tuple(collect.human_rows(human)) if human else (),
+        human_errors=human.errors if human else (),
+        choices=tuple(findings.choices),
+        contamination=tuple(findings.contamination),
+        cost=tuple(collect.cost_rows(costs)),
         expectations=collect.expectation_rows(
-            funnel, cells, lineage.loading.manifest.summary["metadata"] if lineage.loading else None
+            funnel,
+            findings.cells,
+            lineage.loading.manifest.summary["metadata"] if lineage.loading else None,
+            collect.training_cost(costs),
         ),
         notes=NOTES,
         versions=collect.software_versions(),
@@ -294,43 +343,10 @@ NOTES = (
 )
 
 
-def _describe(report: "Report", sentence: str, seen: list[str]) -> Outcome:
-    import math
+def _describe(report: "Report", seen: list[str]) -> Outcome:
+    from yunmin_assets.evaluation.summary import describe_report, report_checks
 
-    from yunmin_assets.evaluation.model import MERGED
-    from yunmin_assets.plots import markdown_table
-
-    merged = [cell for cell in report.perplexity if cell.model == MERGED]
-    worse = [cell.domain for cell in merged if cell.verdict == "worse"]
-    rows = [
-        (cell.domain, cell.model, cell.perplexity, f"{cell.low:,.1f}–{cell.high:,.1f}", cell.verdict or "")
-        for cell in report.perplexity
-    ]
-    summary: dict[str, Any] = {
-        "headline": sentence,
-        "synthetic": report.synthetic,
-        **{f"perplexity {cell.model} {cell.domain}": cell.perplexity for cell in report.perplexity},
-        "perplexity": Markdown(
-            markdown_table(["domain", "model", "perplexity", "interval", "against base"], rows)
-        ),
-    }
-    checks = (
-        Check(
-            "perplexity_finite",
-            all(math.isfinite(cell.perplexity) for cell in merged),
-            "finite in every domain",
-        ),
-        Check(
-            "base_never_saw_test",
-            not seen,
-            f"materialize base_model again for: {', '.join(seen)}" if seen else "no domain was split anew",
-            blocking=False,
-        ),
-        Check(
-            "no_regression",
-            not worse,
-            f"worse: {', '.join(worse)}" if worse else "none is worse",
-            blocking=False,
-        ),
-    )
-    return Outcome(summary, checks, tokens=sum(cell.tokens for cell in report.perplexity))
+    figures, rendered = describe_report(report)
+    summary = {**figures, **{name: Markdown(text) for name, text in rendered.items()}}
+    checks = [Check(**vars(each)) for each in report_checks(report, seen)]
+    return Outcome(summary, tuple(checks), tokens=sum(cell.tokens for cell in report.perplexity))

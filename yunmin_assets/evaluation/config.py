@@ -15,7 +15,20 @@ class EvaluationConfig(ConfigModel):
     bootstrap_samples: int = Field(default=1000, ge=10)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     prompts: Path = Path("configs/eval_prompts.jsonl")
-    max_new_tokens: int = Field(default=48, ge=1)
+    scoring_rules: Path = Path("configs/scoring_rules.yaml")
+    max_new_tokens: int = Field(default=96, ge=1)
+    """Of a continuation; fewer cut nearly every text before its end."""
+    temperature: float = Field(default=0.8, gt=0)
+    """Of the sampled continuations; the greedy ones are always made as well."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    ratings: Path | None = None
+    """What a person saved from a blind sheet: `ratings.json`. The next report shows whom they prefer."""
+    benchmarks: Path | None = None
+    """Folder of multiple-choice benchmarks as JSONL: KoBEST, KMMLU, HAE-RAE, CLIcK; see docs/evaluation.md."""
+    benchmark_items: int = Field(default=500, ge=1)
+    """Items asked per benchmark, chosen by their content, the same for every model."""
+    contamination_ngram: int = Field(default=13, ge=1)
+    """Characters in a row that an evaluation item must share with the training text to count as contaminated."""
     token_budget: int = Field(default=4096, ge=1)
     """Tokens, padding included, in one scoring batch; at least `max_length`."""
     max_length: int = Field(default=1024, ge=2)

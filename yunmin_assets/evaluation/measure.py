@@ -1,21 +1,21 @@
-"""Measure models on held-out documents: perplexity with intervals and verdicts, and what they write.
+"""Measure models on held-out documents: perplexity with intervals and verdicts.
 
 Every model scores the same documents, so differences are paired by document and the bootstrap draws
 documents. A domain's verdict is corrected for having looked at every domain (Holm).
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from yunmin_assets.evaluation.config import EvaluationConfig
-from yunmin_assets.evaluation.model import BASE, Generation, PerplexityCell
-from yunmin_assets.language_model.generation import generate
+from yunmin_assets.evaluation.model import BASE, PerplexityCell
 from yunmin_assets.paired_bootstrap import (
     PairedDifference,
     bootstrap_perplexity,
@@ -25,20 +25,21 @@ from yunmin_assets.paired_bootstrap import (
 from yunmin_assets.progress import Log, silent
 from yunmin_assets.pruning.scoring import score_documents
 
+LOSSES_SCHEMA = pa.schema(
+    [
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text_hash", pa.string(), nullable=False),
+        pa.field("nll", pa.float64(), nullable=False),  # nats, summed over the document
+        pa.field("n_tokens", pa.int64(), nullable=False),
+        pa.field("n_bytes", pa.int64(), nullable=False),
+    ]
+)
+"""Every document's loss under every model."""
+
 FEWEST_DOCUMENTS = 20
 """Test documents below which no difference is claimed: with 5, one in six null differences looks real."""
-NO_REPEAT_TOKENS = 4
-"""Small models fall into loops; a run of four tokens is written once."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One line of the prompts file."""
-
-    id: str
-    kind: str
-    prompt: str
-    domain: str | None = None
 
 
 def choose_documents(documents: pa.Table, count: int) -> pa.Table:
@@ -56,7 +57,7 @@ def measure_perplexity(
     config: EvaluationConfig,
     *,
     log: Log = silent,
-) -> list[PerplexityCell]:
+) -> tuple[list[PerplexityCell], pa.Table]:
     """Score each domain's documents with every model and compare with the base.
 
     Args:
@@ -66,10 +67,11 @@ def measure_perplexity(
         log: progress.
 
     Returns:
-        One cell per domain and model, by domain.
+        One cell per domain and model, by domain; and every document's loss (`LOSSES_SCHEMA`).
 
     Raises:
         ValueError: a domain has no test document with a token.
+        FloatingPointError: a document's loss is not finite, or a perplexity too large to be written; names both.
     """
     losses = {
         name: {
@@ -79,60 +81,12 @@ def measure_perplexity(
         for name, folders in models.items()
     }
     cells = {name: _cells(name, losses[name], losses[BASE], config) for name in models}
-    return [cells[name][domain] for domain in documents for name in models]
+    named = [_named(losses[name][domain], domain, name) for domain in documents for name in models]
+    return [cells[name][domain] for domain in documents for name in models], pa.concat_tables(named)
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """Read the prompts file.
-
-    Raises:
-        ValueError: a line is no JSON object with id, kind and prompt; names the file and the line.
-    """
-    prompts = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = orjson.loads(line)
-            prompts.append(Prompt(record["id"], record["kind"], record["prompt"], record.get("domain")))
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: needs a JSON object with id, kind and prompt ({error!r})"
-            ) from error
-    return prompts
-
-
-def generate_continuations(
-    models: Mapping[str, Path], prompts: Sequence[Prompt], config: EvaluationConfig, *, log: Log = silent
-) -> list[Generation]:
-    """What every model writes after each prompt: greedy, without repeating four tokens."""
-    texts = [prompt.prompt for prompt in prompts]
-    written = {
-        name: generate(
-            folder, texts, config.max_new_tokens, config.seed, no_repeat_ngram=NO_REPEAT_TOKENS, log=log
-        )
-        for name, folder in models.items()
-    }
-    return [
-        Generation(
-            prompt_id=prompt.id,
-            kind=prompt.kind,
-            prompt=prompt.prompt,
-            domain=prompt.domain,
-            continuations={name: texts[place] for name, texts in written.items()},
-        )
-        for place, prompt in enumerate(prompts)
-    ]
-
-
-@dataclass(frozen=True)
-class _Losses:
-    nll: np.ndarray
-    n_tokens: np.ndarray
-    n_bytes: int
-
-
-def _score(documents: pa.Table, folder: Path, config: EvaluationConfig, what: str, log: Log) -> _Losses:
+def _score(documents: pa.Table, folder: Path, config: EvaluationConfig, what: str, log: Log) -> pa.Table:
+    """Loss, tokens, bytes and text hash of every document that has a token."""
     scores = score_documents(
         documents,
         folder,
@@ -140,52 +94,90 @@ def _score(documents: pa.Table, folder: Path, config: EvaluationConfig, what: st
         max_length=config.max_length,
         log=lambda line: log(f"{what}: {line}"),
     )
-    has_tokens = scores["n_tokens"].to_numpy() > 0
-    if not has_tokens.any():
+    hashes = [
+        hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in documents["text"].to_pylist()
+    ]
+    losses = scores.select(["id", "nll", "n_tokens", "n_bytes"]).append_column("text_hash", pa.array(hashes))
+    losses = losses.filter(pc.greater(losses["n_tokens"], 0))
+    if not losses.num_rows:
         raise ValueError(f"{what}: no test document has a token; raise splits.test or deliver more text")
-    return _Losses(
-        scores["nll"].to_numpy()[has_tokens],
-        scores["n_tokens"].to_numpy()[has_tokens],
-        int(scores["n_bytes"].to_numpy()[has_tokens].sum()),
+    return losses
+
+
+def _named(losses: pa.Table, domain: str, model: str) -> pa.Table:
+    rows = losses.num_rows
+    named = losses.append_column("domain", pa.array([domain] * rows)).append_column(
+        "model", pa.array([model] * rows)
     )
+    return named.select(LOSSES_SCHEMA.names).cast(LOSSES_SCHEMA)
 
 
-def _cautious(difference: PairedDifference, own: _Losses) -> PairedDifference:
+def _cautious(difference: PairedDifference, documents: int) -> PairedDifference:
     """A bootstrap over a handful of documents is far too sure of itself: it gets no verdict."""
-    return difference if len(own.nll) >= FEWEST_DOCUMENTS else replace(difference, p_value=1.0)
+    return difference if documents >= FEWEST_DOCUMENTS else replace(difference, p_value=1.0)
+
+
+def _column(losses: pa.Table, name: str) -> np.ndarray:
+    return losses[name].to_numpy()
 
 
 def _cells(
-    name: str, losses: Mapping[str, _Losses], base: Mapping[str, _Losses], config: EvaluationConfig
+    name: str, losses: Mapping[str, pa.Table], base: Mapping[str, pa.Table], config: EvaluationConfig
 ) -> dict[str, PerplexityCell]:
+    """One cell per domain, compared with the base unless it is the base."""
     options = (config.bootstrap_samples, config.confidence, config.seed)
     compared = {}
     if name != BASE:
         compared = {
-            domain: paired_difference(own.nll, base[domain].nll, own.n_tokens, *options)
+            domain: paired_difference(
+                _column(own, "nll"), _column(base[domain], "nll"), _column(own, "n_tokens"), *options
+            )
             for domain, own in losses.items()
         }
     verdicts = judge(
-        {domain: _cautious(each, losses[domain]) for domain, each in compared.items()}, config.confidence
+        {domain: _cautious(each, losses[domain].num_rows) for domain, each in compared.items()},
+        config.confidence,
     )
-    cells = {}
-    for domain, own in losses.items():
-        interval = bootstrap_perplexity(own.nll, own.n_tokens, *options)
-        difference = compared.get(domain)
-        verdict, p_value = verdicts.get(domain, (None, None))
-        cells[domain] = PerplexityCell(
-            domain=domain,
-            model=name,
-            perplexity=interval.perplexity,
-            low=interval.low,
-            high=interval.high,
-            bits_per_byte=float(own.nll.sum() / np.log(2) / own.n_bytes),
-            documents=len(own.nll),
-            tokens=int(own.n_tokens.sum()),
-            difference=difference.difference if difference else None,
-            difference_low=difference.low if difference else None,
-            difference_high=difference.high if difference else None,
-            p_value=p_value,
-            verdict=verdict,
+    comparisons = {
+        domain: {
+            "difference": difference.difference,
+            "difference_low": difference.low,
+            "difference_high": difference.high,
+            "verdict": verdicts[domain][0],
+            "p_value": verdicts[domain][1],
+        }
+        for domain, difference in compared.items()
+    }
+    return {
+        domain: _cell(domain, name, own, options, comparisons.get(domain, {}))
+        for domain, own in losses.items()
+    }
+
+
+def _cell(
+    domain: str,
+    model: str,
+    losses: pa.Table,
+    options: tuple[int, float, int],
+    comparison: Mapping[str, Any],
+) -> PerplexityCell:
+    """Perplexity with its interval, and what the comparison with the base said."""
+    nll, n_tokens = _column(losses, "nll"), _column(losses, "n_tokens")
+    with np.errstate(over="ignore", invalid="ignore"):
+        interval = bootstrap_perplexity(nll, n_tokens, *options)
+    if not np.isfinite(interval.high):
+        raise FloatingPointError(
+            f"{model} on {domain} loses {nll.sum() / n_tokens.sum():,.0f} nats per token, too much for a perplexity: "
+            "train or merge that model again"
         )
-    return cells
+    return PerplexityCell(
+        domain=domain,
+        model=model,
+        perplexity=interval.perplexity,
+        low=interval.low,
+        high=interval.high,
+        bits_per_byte=float(nll.sum() / np.log(2) / _column(losses, "n_bytes").sum()),
+        documents=losses.num_rows,
+        tokens=int(n_tokens.sum()),
+        **comparison,
+    )

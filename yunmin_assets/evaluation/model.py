@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field, model_validator
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.paired_bootstrap import Verdict
 
-BASE, MINI, MERGED = "base", "mini", "merged"
-"""The models every report measures."""
+BASE, MINI, MERGED, JOINT = "base", "mini", "merged", "joint"
+"""The models a report measures; the last one where `joint_adapter` was trained as the control of these adapters."""
 
 FUNNEL_STAGES = ("raw", "clean", "deduped", "pruned")
 """Prefixes of the fields of `FunnelRow`, in the order of the graph."""
@@ -118,8 +118,125 @@ class Generation(ReportModel):
     """knowledge, conversation, explanation, summary, translation, code or poem."""
     prompt: str
     domain: str | None = None
+    reference: str | None = None
+    """A good answer, where there is one."""
     continuations: dict[str, str]
-    """Text per model, the prompt not repeated."""
+    """Greedy text per model, the prompt not repeated."""
+    sampled: dict[str, str] = Field(default_factory=dict)
+    """Sampled text per model."""
+
+
+class Difference(ReportModel):
+    """A model against the base (or what else the row names), with the interval and the corrected verdict."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float = Field(ge=0, le=1)
+    """After Holm's correction."""
+    verdict: Verdict
+
+
+class TextScoreRow(ReportModel):
+    """One model's answers against references; scores from 0 to 100."""
+
+    model: str
+    texts: int = Field(ge=0)
+    empty: int = Field(default=0, ge=0)
+    """Texts with nothing written: they count, with 0."""
+    bleu_morpheme: float
+    bleu_character: float
+    chrf: float
+    rouge_1_morpheme: float
+    rouge_2_morpheme: float
+    rouge_l_morpheme: float
+    rouge_l_character: float
+    signatures: dict[str, str] = Field(default_factory=dict)
+    """What was computed how, by sacreBLEU's own words."""
+
+
+class CriterionRow(Difference):
+    """One of the owner's criteria by computable rules; scores from 0 to 1, above 0 the model is better."""
+
+    criterion: str
+    title: str
+    """The criterion's Korean name."""
+    decoding: str
+    model: str
+    prompts: int = Field(ge=1)
+    nothing_written: int = Field(default=0, ge=0)
+    """Prompts after which the model wrote nothing, or not numbers: they count, with 0."""
+    base: float = Field(ge=0, le=1)
+    score: float = Field(ge=0, le=1)
+
+
+class HumanRow(ReportModel):
+    """One criterion as a person scored it blind: merged against base."""
+
+    criterion: str
+    wins: int = Field(ge=0)
+    ties: int = Field(ge=0)
+    losses: int = Field(ge=0)
+    unrated: int = Field(default=0, ge=0)
+    p_value: float = Field(ge=0, le=1)
+    verdict: Verdict
+
+
+class ChoiceRow(ReportModel):
+    """One model on one multiple-choice benchmark; accuracies from 0 to 1."""
+
+    benchmark: str
+    model: str
+    metric: str
+    items: int = Field(ge=1)
+    items_in_file: int = Field(ge=1)
+    left_out: tuple[str, ...] = ()
+    """Items of the file that cannot be asked, and why."""
+    unanswered: tuple[str, ...] = ()
+    """Items without an answer, and why: they count as wrong."""
+    accuracy: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    """Wilson's score interval."""
+    macro_f1: float = Field(ge=0, le=1)
+    chance: float = Field(ge=0, le=1)
+    constant: float = Field(ge=0, le=1)
+    """Accuracy of the answer that is right most often."""
+    against_base: Difference | None = None
+    """Difference of accuracies (McNemar); above 0 the model is better."""
+
+
+class ContaminatedRow(ReportModel):
+    """An evaluation item much of which stands in the training text."""
+
+    item: str
+    share: float = Field(ge=0, le=1)
+    domain: str
+    document: str
+    excerpt: str
+
+
+class ContaminationRow(ReportModel):
+    """How much of one evaluation set stands in the training text."""
+
+    name: str
+    ngram: int = Field(ge=1)
+    items: int = Field(ge=0)
+    too_short: int = Field(default=0, ge=0)
+    any_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of items of which any n-gram was found; None when there was none to compare."""
+    mostly_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of items of which at least half of the n-grams were found."""
+    worst: tuple[ContaminatedRow, ...] = ()
+
+
+class ChangeRow(Difference):
+    """The merged model against that of the last report on one domain, in bits per byte; below 0 it is better."""
+
+    domain: str
+    documents: int = Field(ge=1)
+    before: float
+    now: float
 
 
 class CostRow(ReportModel):
@@ -207,6 +324,16 @@ class Report(ReportModel):
     """Weight per domain of the merged model."""
     candidates: tuple[CandidateRow, ...] = ()
     generations: tuple[Generation, ...] = ()
+    criteria: tuple[CriterionRow, ...] = ()
+    text_scores: tuple[TextScoreRow, ...] = ()
+    human: tuple[HumanRow, ...] = ()
+    human_errors: tuple[str, ...] = ()
+    """Ratings that could not be used, and why."""
+    choices: tuple[ChoiceRow, ...] = ()
+    contamination: tuple[ContaminationRow, ...] = ()
+    last_report: str | None = None
+    """When the report was made that `changes` compares with."""
+    changes: tuple[ChangeRow, ...] = ()
     cost: tuple[CostRow, ...] = ()
     expectations: tuple[ExpectationRow, ...] = ()
     notes: tuple[str, ...] = ()

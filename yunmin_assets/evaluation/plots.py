@@ -15,7 +15,7 @@ MARK = 5.0
 TARGET_TICKS = 6
 NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 RANGE_PADDING = 0.04
-SHAPES = ("circle", "square", "triangle", "diamond", "cross")
+SHAPES = ("circle", "square", "triangle", "diamond", "arrowhead")
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _shape(place: int, x: float, y: float) -> str:
         "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
         "triangle": [(0, -1.1), (1.05, 0.9), (-1.05, 0.9)],
         "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
-        "cross": [(-1, -0.4), (-0.4, -1), (1, 0.4), (0.4, 1)],
+        "arrowhead": [(0, 1.1), (1.05, -0.9), (-1.05, -0.9)],
     }[kind]
     points = " ".join(f"{x + dx * MARK:.1f},{y + dy * MARK:.1f}" for dx, dy in corners)
     return f'<polygon {tag} points="{points}"/>'

@@ -1,32 +1,52 @@
-"""Writes the evaluation report: `report.json` with every number, and `report.html`, one page for people.
-
-The page needs nothing but itself: style sheet and plots are inside, its content security policy forbids every
-request, and all text from models and data is escaped (Jinja2 with autoescape).
-"""
+"""Writes the evaluation report: `report.json` with every number, and `report.html`, one page for people."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from yunmin_assets.evaluation import formatting
-from yunmin_assets.evaluation.model import BASE, FUNNEL_STAGES, MERGED, FunnelRow, PerplexityCell, Report
+from yunmin_assets.evaluation.model import (
+    BASE,
+    FUNNEL_STAGES,
+    JOINT,
+    MERGED,
+    MINI,
+    ChoiceRow,
+    FunnelRow,
+    PerplexityCell,
+    Report,
+)
+from yunmin_assets.evaluation.page import environment
 from yunmin_assets.evaluation.plots import Mark, interval_plot, legend_mark
+from yunmin_assets.files import write_whole
 
 TEMPLATE = "report.html.j2"
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 MODEL_LABELS = {
     BASE: "Base",
     "uniform": "Uniform merge",
-    "mini": "Domain's own mini",
+    MINI: "Domain's own mini",
     MERGED: "Merged (DEM)",
-    "joint": "Joint training",
+    JOINT: "Joint training",
 }
 """Known models in the order of columns, colours and shapes."""
+TEXT_SCORES = (
+    "bleu_morpheme",
+    "bleu_character",
+    "chrf",
+    "rouge_1_morpheme",
+    "rouge_2_morpheme",
+    "rouge_l_morpheme",
+    "rouge_l_character",
+)
+"""Fields of `TextScoreRow` in the order of columns."""
+MOST_REASONS = 20
+"""Items of a benchmark that the page names; the JSON names all."""
 
 Tone = Literal["better", "worse", "mixed", "neutral"]
 
@@ -50,40 +70,21 @@ class Tile:
 
 
 def write_report(report: Report, out_dir: Path) -> tuple[Path, Path]:
-    """Write `report.json` and `report.html` into `out_dir`, each by renaming a finished `.part`.
+    """Write `report.json` and `report.html` into `out_dir`, each whole or not at all.
 
     Returns:
         The two paths. `Report.model_validate_json` reads the first one back to an equal report.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    json_path, html_path = out_dir / "report.json", out_dir / "report.html"
-    _write(json_path, report.model_dump_json(indent=1) + "\n")
-    _write(html_path, render(report))
+    json_path, html_path = out_dir / REPORT_JSON, out_dir / REPORT_HTML
+    write_whole(json_path, report.model_dump_json(indent=1) + "\n")
+    write_whole(html_path, render(report))
     return json_path, html_path
 
 
 def render(report: Report) -> str:
     """Return the HTML page of a report."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (
-        formatting.count,
-        formatting.size,
-        formatting.seconds,
-        formatting.percent,
-        formatting.perplexity,
-        formatting.p_value,
-        formatting.decimal,
-        formatting.moment,
-        breakable,
-    )
-    environment.filters.update({each.__name__: each for each in filters})
-    return environment.get_template(TEMPLATE).render(_context(report))
+    return environment().get_template(TEMPLATE).render(_context(report))
 
 
 def headline(report: Report) -> Headline:
@@ -115,11 +116,6 @@ def headline(report: Report) -> Headline:
     return Headline(sentence, korean, tones[bool(better), bool(worse)])
 
 
-def breakable(name: str) -> Markup:
-    """The name, with leave to break a line after an underscore."""
-    return Markup("_<wbr>").join(name.split("_"))
-
-
 def _context(report: Report) -> dict[str, Any]:
     models = _models(report.perplexity)
     return {
@@ -138,16 +134,30 @@ def _context(report: Report) -> dict[str, Any]:
         "totals": _funnel_totals(report),
         "cost_totals": _cost_totals(report),
         "written_by": _generating_models(report),
+        "model_name": _label,
+        "choices": _choices(report.choices),
+        "choice_models": _in_order(dict.fromkeys(row.model for row in report.choices)),
+        "most_reasons": MOST_REASONS,
+        "text_scores": TEXT_SCORES,
     }
 
 
 def _models(cells: Sequence[PerplexityCell]) -> list[str]:
     """Models that were measured, the known ones first and in their usual order."""
-    present = dict.fromkeys(cell.model for cell in cells)
-    return [
-        *(name for name in MODEL_LABELS if name in present),
-        *(name for name in present if name not in MODEL_LABELS),
-    ]
+    return _in_order(dict.fromkeys(cell.model for cell in cells))
+
+
+def _in_order(names: Collection[str]) -> list[str]:
+    known = [name for name in MODEL_LABELS if name in names]
+    return [*known, *(name for name in names if name not in MODEL_LABELS)]
+
+
+def _choices(rows: Sequence[ChoiceRow]) -> dict[str, dict[str, ChoiceRow]]:
+    """By benchmark, by model."""
+    by_benchmark: dict[str, dict[str, ChoiceRow]] = {}
+    for row in rows:
+        by_benchmark.setdefault(row.benchmark, {})[row.model] = row
+    return by_benchmark
 
 
 def _label(model: str) -> str:
@@ -161,10 +171,7 @@ def _series(models: Sequence[str]) -> list[str]:
 
 def _generating_models(report: Report) -> list[tuple[str, str]]:
     names = dict.fromkeys(name for generation in report.generations for name in generation.continuations)
-    ordered = sorted(
-        names, key=lambda name: list(MODEL_LABELS).index(name) if name in MODEL_LABELS else len(names)
-    )
-    return [(name, _label(name)) for name in ordered]
+    return [(name, _label(name)) for name in _in_order(names)]
 
 
 def _tiles(report: Report) -> list[Tile]:
@@ -257,9 +264,3 @@ def _perplexity_plot(cells: Sequence[PerplexityCell], models: Sequence[str]) -> 
         logarithmic=True,
     )
     return Markup(plot)
-
-
-def _write(path: Path, content: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(content, encoding="utf-8")
-    part.replace(path)
