@@ -39,6 +39,7 @@ from yunmin_assets.partitions import domain_partitions
 from yunmin_assets.process_memory import PEAK_RESIDENT, memory_bytes
 from yunmin_assets.progress import Log
 
+GPU_POOL = "gpu"
 _CLEAR_PEAK_MEMORY = "5"  # written to /proc/self/clear_refs, see proc(5)
 
 
@@ -95,6 +96,15 @@ class Step:
         return self.context.assets_def.code_versions_by_key[self.context.asset_key] or ""
 
     @property
+    def gpus(self) -> int:
+        """GPUs that this step holds: all that are visible, when it runs in the pool of GPU steps."""
+        if self.context.op_def.pool != GPU_POOL:
+            return 0
+        import torch
+
+        return torch.cuda.device_count()
+
+    @property
     def log(self) -> Log:
         """Where progress goes: the step's log."""
         name = f"{self.asset}[{self.domain}]" if self.domain else self.asset
@@ -143,7 +153,7 @@ def publish(step: Step, compute: Computation) -> Events:
     with step.lake.stage(step.asset, step.domain) as staging:
         meter = _Meter()
         outcome = compute(staging.folder)
-        cost = meter.read(bytes_in=step.bytes_in, tokens=outcome.tokens)
+        cost = meter.read(gpus=step.gpus, bytes_in=step.bytes_in, tokens=outcome.tokens)
         failed = [check for check in outcome.checks if check.blocking and not check.passed]
         if failed:
             yield from (_check_result(step, check) for check in outcome.checks)
@@ -172,9 +182,11 @@ class _Meter:
             Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK_MEMORY)
         self._wall, self._cpu = time.monotonic(), _cpu_seconds()
 
-    def read(self, *, bytes_in: int, tokens: int) -> Cost:
+    def read(self, *, gpus: int, bytes_in: int, tokens: int) -> Cost:
+        wall = time.monotonic() - self._wall
         return Cost(
-            wall_seconds=round(time.monotonic() - self._wall, 3),
+            wall_seconds=round(wall, 3),
+            gpu_seconds=round(gpus * wall, 3),  # held, busy or not: that is what a GPU costs
             cpu_seconds=round(_cpu_seconds() - self._cpu, 3),
             peak_memory_bytes=_peak_memory_bytes(),
             bytes_in=bytes_in,

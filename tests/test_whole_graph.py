@@ -139,10 +139,10 @@ def test_the_report_adds_up_what_every_stage_recorded(done: tuple[LocalRun, str]
     local_run, _ = done
     report = json.loads((local_run.lake.current("eval_report").local / "report.json").read_bytes())
     costs = {row["stage"]: row for row in report["cost"]}
-    assert len(costs) == 16
+    assert len(costs) == 17
     adapters = [local_run.lake.current("lora_adapter", domain).manifest.cost for domain in DOMAINS]
     assert costs["lora_adapter"]["tokens"] == sum(cost.tokens for cost in adapters) > 0
-    assert {cell["model"] for cell in report["perplexity"]} == {"base", "mini", "merged"}
+    assert {cell["model"] for cell in report["perplexity"]} == {"base", "mini", "merged", "joint"}
     expected = {row["claim"]: row["measurement"] for row in report["expectations"]}
     for claim in ("Faster loading", "Less memory"):
         assert "JSONL" in expected[claim]["baseline"]

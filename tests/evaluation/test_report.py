@@ -64,7 +64,7 @@ def test_json_reads_back_to_an_equal_report(tmp_path: Path) -> None:
 
 def test_the_page_is_well_formed_and_needs_nothing_from_outside(page: Page) -> None:
     assert page.open == []
-    assert page.addresses == ["history.html"]
+    assert page.addresses == ["history.html", "blind_sheet.html"]
     html = render(fixture_report())
     assert not re.search(r"https?://|//[a-z]+\.[a-z]|@import|url\(", html)
     assert "default-src 'none'" in html
@@ -109,9 +109,10 @@ def test_the_page_holds_what_was_reported(page: Page) -> None:
     assert "item 21: answer is" not in page.text
 
 
-def test_a_report_that_nobody_has_rated_links_to_its_blind_sheet() -> None:
-    report = fixture_report().model_copy(update={"human": (), "last_report": None})
-    assert Page(render(report)).addresses == ["blind_sheet.html"]
+def test_a_report_that_nobody_has_rated_asks_for_it_and_links_to_its_blind_sheet() -> None:
+    parsed = Page(render(fixture_report().model_copy(update={"human": ()})))
+    assert "No person has scored these texts yet" in parsed.text
+    assert parsed.addresses == ["history.html", "blind_sheet.html"]
 
 
 def test_a_report_without_common_documents_says_so() -> None:
@@ -143,7 +144,7 @@ def test_no_text_of_models_or_data_can_become_markup(page: Page) -> None:
     for parsed in (page, Page(render(report))):
         assert not {"script", "img"} & set(parsed.tags)
         assert "onload" not in parsed.attributes
-        assert parsed.addresses == ["history.html"]
+        assert parsed.addresses == ["history.html", "blind_sheet.html"]
         assert parsed.open == []
     assert Page(render(report)).text.count(HOSTILE) > 100
 

@@ -1,5 +1,6 @@
 """An asset computes only what changed, and a failed blocking check never becomes current."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,25 @@ def test_a_workspace_is_the_same_for_the_same_work_and_gone_once_it_is_published
     assert materialize([surviving], instance=counter.instance).success
     assert seen[0] == seen[1]
     assert not seen[0].exists()
+
+
+@pytest.mark.parametrize(("pool", "gpus"), [("gpu", 2), (None, 0)])
+def test_a_step_of_the_gpu_pool_pays_for_every_gpu_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str | None, gpus: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+
+    def compute(folder: Path) -> Outcome:
+        (folder / "text.txt").write_text("말")
+        time.sleep(0.2)
+        return Outcome({})
+
+    @asset(pool=pool)
+    def words(context: AssetExecutionContext, lake: Lake) -> Events:
+        yield from publish(Step(context, lake, {}), compute)
+
+    lake = Lake(uri=str(tmp_path / "lake"))
+    assert materialize([words], resources={"lake": lake}).success
+    cost = lake.current("words").manifest.cost
+    assert cost.gpu_seconds == pytest.approx(gpus * cost.wall_seconds, abs=0.01)
+    assert cost.wall_seconds >= 0.2

@@ -105,7 +105,7 @@ class Lineage:
     code_version="2",
     check_specs=check_specs(
         "eval_report",
-        {"perplexity_finite": "The perplexity of the merged model is a finite number in every domain."},
+        {},  # a loss that is not a number stops the report and names the document
         warning={
             "no_regression": "The merged model is not shown to be worse than the base in any domain.",
             "not_worse_than_before": "Nor than the merged model of the last report, on the same documents.",
@@ -143,7 +143,8 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
         "joint_adapter": lineage.joint.content_hash if lineage.joint else "",
         "kiwipiepy": importlib.metadata.version("kiwipiepy"),  # its language model judges what is written
     }
-    bytes_in = sum(file.bytes for file in tested.values())
+    trained_on = [lineage.by_domain["deduped_corpus"][domain].file(TRAIN_FILE) for domain in lineage.domains]
+    bytes_in = sum(file.bytes for file in [*tested.values(), *trained_on])
     step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=bytes_in)
 
     def run(folder: Path) -> Outcome:
