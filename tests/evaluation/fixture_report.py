@@ -209,7 +209,7 @@ def _text_scores() -> tuple[TextScoreRow, ...]:
         TextScoreRow(
             model=model,
             texts=11,
-            empty=empty,
+            not_written=not_written,
             bleu_morpheme=score,
             bleu_character=score + 4,
             chrf=score + 9,
@@ -219,7 +219,10 @@ def _text_scores() -> tuple[TextScoreRow, ...]:
             rouge_l_character=score + 15,
             signatures=signatures,
         )
-        for model, score, empty in (("base", 4.21, 2), ("merged", 6.9, 0))
+        for model, score, not_written in (
+            ("base", 4.21, ("translation-1: nothing was written", f"{HOSTILE}: nothing was written")),
+            ("merged", 6.9, ()),
+        )
     )
 
 

@@ -1,19 +1,27 @@
 """Benchmark files are found by name, read in their published layouts, and unusable items are named."""
 
+import csv
 import json
 import random
+import re
+import subprocess
+import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.evaluation.tiny_benchmarks import ROWS, checked, write_benchmarks, write_rows
 from yunmin_assets.evaluation.benchmark_files import (
     BenchmarkFile,
     BenchmarkItems,
     check_benchmark,
     find_benchmarks,
+    item_hashes,
     task_names,
 )
 
@@ -45,20 +53,19 @@ def test_a_file_is_recognised_by_its_name(tmp_path):
         "hae-rae.jsonl": "hae_rae",
         "CLIcK.json": "click",
     }
-    for name in (*tasks, "clickbait.jsonl", "klue_nli_dev.jsonl", "kmmlu.txt"):
+    passed_over = ("clickbait.jsonl", "klue_nli_dev.jsonl", "kmmlu.txt")
+    for name in (*tasks, *passed_over):
         (tmp_path / name).touch()
-    found = find_benchmarks(tmp_path)
+    (tmp_path / "kmmlu").mkdir()
+    lines: list[str] = []
+    found = find_benchmarks(tmp_path, log=lines.append)
     assert {file.path.name: file.task for file in found.values()} == tasks
-    assert list(find_benchmarks(tmp_path, ["CLIcK"])) == ["CLIcK"]
+    (line,) = lines
+    assert line.startswith(f"{tmp_path}: passed over") and "CLIcK" not in line
+    assert line.endswith(": clickbait.jsonl, klue_nli_dev.jsonl, kmmlu, kmmlu.txt")
 
 
-def test_names_nobody_knows_and_files_that_are_missing_are_errors_only_when_asked_for(tmp_path):
-    (tmp_path / "mystery.jsonl").touch()
-    assert find_benchmarks(tmp_path) == {}
-    with pytest.raises(ValueError, match=r"no task is known for 'mystery'.*click.*kobest_wic"):
-        find_benchmarks(tmp_path, ["mystery"])
-    with pytest.raises(FileNotFoundError, match=r"holds no kmmlu.jsonl; there are: none"):
-        find_benchmarks(tmp_path, ["kmmlu"])
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent is not a folder"):
         find_benchmarks(tmp_path / "absent")
 
@@ -142,6 +149,52 @@ def test_a_click_item_needs_two_to_five_choices_and_its_answer_among_them(tmp_pa
     ]
 
 
+def test_choices_that_differ_in_case_alone_are_told_apart(tmp_path):
+    row = {**ROWS["click"][0], "choices": ["KB", "kb", "Kg", "G"], "answer": "kb"}
+    wrong = {**row, "answer": "KG"}
+    path = write_rows(tmp_path / "click.jsonl", [row, wrong])
+    read = check_benchmark(BenchmarkFile("click", "click", path))
+    assert [item.answer for item in read.items] == [1]
+    assert [each.reason for each in read.left_out] == ["answer is 'KG', none of KB, kb, Kg, G"]
+
+
+@pytest.mark.parametrize("paragraph", ["", "  ", None])
+def test_a_paragraph_of_nothing_is_none(tmp_path, paragraph):
+    path = write_rows(tmp_path / "click.jsonl", [{**ROWS["click"][0], "paragraph": paragraph}])
+    (item,) = check_benchmark(BenchmarkFile("click", "click", path)).items
+    assert item.texts["paragraph"] == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "choices"),
+    [
+        ("고르시오.\n(A) 가 (B) 나 (C) 다 (D) 라\n정답:", 4),
+        ("고르시오.\n(A) 가 (B) 나 (C) 다 (D) 라 (E) 마\n정답:", 5),
+        ("고르시오.\n(a) 가\n(b) 나\n정답:", 2),
+        ("(A)에 들어갈 말을 고르시오.\n정답:", 5),
+    ],
+)
+def test_a_hae_rae_item_has_the_choices_that_its_query_lists(tmp_path, query, choices):
+    beyond = {"query": f"다음 중 {query}", "answer": "(E)"}
+    path = write_rows(tmp_path / "hae_rae.jsonl", [{"query": query, "answer": "(B)"}, beyond])
+    read = check_benchmark(BenchmarkFile("hae_rae", "hae_rae", path))
+    assert (read.items[0].choice_count, read.items[0].answer) == (choices, 1)
+    if choices < 5:
+        assert read.left_out[0].reason.startswith("answer is '(e)', none of (a), (b)")
+
+
+def test_the_hash_of_an_item_changes_with_what_is_asked_and_with_nothing_else(tmp_path):
+    row, other = COPA
+    (tmp_path / "again").mkdir()
+    first = item_hashes(read_copa(tmp_path))
+    again = item_hashes(read_copa(tmp_path / "again", {**row, "1": "땅이 젖었다."}))
+    assert first == {1: again[1], 2: again[2]}
+    path = write_rows(tmp_path / "kobest_copa.jsonl", [{**other, "ID": "9"}, {**row, "Answer": "2"}])
+    moved = item_hashes(check_benchmark(BenchmarkFile("kobest_copa", "kobest_copa", path)))
+    assert moved[1] == first[2]
+    assert len({*first.values(), *again.values(), *moved.values()}) == 4
+
+
 def test_a_file_without_a_usable_item_is_refused_with_the_first_reasons(tmp_path):
     path = write_rows(tmp_path / "kobest_boolq.jsonl", COPA)
     with pytest.raises(ValueError, match=r"item 1: no field 'Text'; item 2: .* in tasks/kobest_boolq\.yaml"):
@@ -196,3 +249,40 @@ def test_every_item_of_kobests_development_files_can_be_used(shared_data):
     }
     assert not any(items.left_out for items in read.values())
     assert Counter(item.answer for item in read["kobest_wic_dev"].items) == {0: 349, 1: 261}
+
+
+def documented_lines() -> dict[str, str]:
+    """By the name of the file that it makes, every line of the documentation that makes one."""
+    text = (REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    (python -c .* > (\S+)\.jsonl)$", text, re.MULTILINE)
+    return {name: line for line, name in lines}
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """Tiny files in the formats in which the benchmarks are published."""
+    kmmlu = [{**row, "question": row["question"] + "\nㄱ, ㄴ", "Human Accuracy": ""} for row in ROWS["kmmlu"]]
+    with (tmp_path / "Accounting-test.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(kmmlu[0]))
+        writer.writeheader()
+        writer.writerows(kmmlu)
+    pq.write_table(pa.Table.from_pylist(ROWS["hae_rae"]), tmp_path / "history.parquet")
+    for folder, row in zip(("Culture/Korean Economy", "Language"), ROWS["click"], strict=True):
+        (tmp_path / "Dataset" / folder).mkdir(parents=True)
+        (tmp_path / "Dataset" / folder / "a.json").write_text(json.dumps([row]), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["kmmlu_accounting", "hae_rae_history", "click"])
+def test_the_documented_lines_bring_published_files_into_the_layout(published, name):
+    line = documented_lines()[name].replace("python", sys.executable, 1)
+    subprocess.run(line, shell=True, cwd=published, check=True)
+    read = checked(published)[0]
+    assert (read.file.name, len(read.items), read.left_out) == (name, 2, ())
+    rows = ROWS[read.file.task]
+    expected = check_benchmark(
+        BenchmarkFile(name, read.file.task, write_rows(published / "expected.jsonl", rows))
+    )
+    assert [(item.answer, item.choices) for item in read.items] == [
+        (item.answer, item.choices) for item in expected.items
+    ]

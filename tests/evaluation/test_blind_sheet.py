@@ -137,6 +137,27 @@ def test_equal_texts_are_not_shown_and_count_as_ties(tmp_path: Path) -> None:
     assert counts(verdict) == [(2, 2, 0, 0)] * 2
 
 
+def test_a_pair_with_a_text_that_broke_off_is_left_out_by_name_and_no_tie(tmp_path: Path) -> None:
+    problem = "the logits of token 3 are not finite numbers"
+    broken = [
+        Pair("one", "poem", "봄", "꽃이 핀다", "", problem),
+        Pair("both", "poem", "봄", "", "", problem),
+    ]
+    html, key = written(tmp_path, [*broken, *pairs(2)])
+    assert (key.equal, list(key.merged_is)) == ((), ["poem-0", "poem-1"])
+    assert key.left_out == (f"one: {problem}", f"both: {problem}")
+    assert "꽃이 핀다" not in html and f"one: {problem}; both: {problem}" in html
+    verdict = read_ratings(returned(tmp_path, key, lambda prompt, _: key.merged_is[prompt]), [key])
+    assert counts(verdict) == [(2, 0, 0, 0)] * 2
+    assert verdict.errors == (f"not on the sheet: one: {problem}", f"not on the sheet: both: {problem}")
+
+
+def test_a_key_of_an_older_sheet_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "key.json"
+    path.write_text('{"sheet": "x", "criteria": ["a"], "merged_is": {"p": "A"}, "equal": []}')
+    assert read_key(path) == BlindKey("x", ("a",), {"p": "A"}, ())
+
+
 def test_a_model_compared_with_itself_leaves_an_empty_sheet_and_shows_nothing(tmp_path: Path) -> None:
     html, key = written(tmp_path, [Pair(f"p{n}", "poem", "봄", "꽃", "꽃") for n in range(40)])
     assert "비교할 글이 없습니다" in html

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from resources.lake import Lake
+from resources.lineage import loading_benchmark_of
 from resources.snapshot import Snapshot
-from yunmin_assets.evaluation.assets import loading_benchmark_of
 from yunmin_assets.evaluation.collect import (
     candidate_rows,
     cost_rows,
@@ -37,7 +37,7 @@ def test_bytes_removed_are_measured_against_the_raw_text() -> None:
     rows = expectation_rows([funnel_row("law", CLEAN, DEDUPED, PRUNED, SHARDS)], [])
     measured = rows[0].measurement
     assert measured is not None
-    assert measured.measured == "55.0% of the bytes removed"
+    assert measured.measured == "55.0 % of the bytes removed"
     assert measured.met is True
 
 
@@ -124,8 +124,10 @@ def test_costs_add_up_over_domains_and_memory_is_the_largest() -> None:
 
 
 def costs(**cpu_and_tokens: tuple[float, int]) -> list[tuple[str, dict[str, float]]]:
+    other = dict.fromkeys(("wall_seconds", "gpu_seconds", "peak_memory_bytes", "bytes_in", "bytes_out"), 0.0)
     return [
-        (stage, {"cpu_seconds": cpu, "tokens": tokens}) for stage, (cpu, tokens) in cpu_and_tokens.items()
+        (stage, other | {"cpu_seconds": cpu, "tokens": tokens})
+        for stage, (cpu, tokens) in cpu_and_tokens.items()
     ]
 
 
@@ -143,7 +145,7 @@ def test_another_mixture_costs_a_search_and_a_merge_against_training_anew() -> N
     assert found is not None
     assert (
         found.measured
-        == "another mixture 80% cheaper: 20.0 s of CPU and 4,000 tokens; the first one: 1 min 40 s"
+        == "another mixture 80.0 % cheaper: 20.0 s of CPU and 4,000 tokens; the first one: 1 min 40 s"
     )
     assert found.baseline == "joint training on the same tokens: 1 min 40 s of CPU, 300 tokens"
     assert found.met is True
@@ -151,7 +153,7 @@ def test_another_mixture_costs_a_search_and_a_merge_against_training_anew() -> N
 
 @pytest.mark.parametrize(
     ("search", "said", "is_met"),
-    [(25.0, "70% cheaper", True), (25.1, "70% cheaper", False), (145.0, "50% dearer", False)],
+    [(25.0, "70.0 % cheaper", True), (25.5, "69.5 % cheaper", False), (145.0, "50.0 % dearer", False)],
 )
 def test_a_search_that_saves_too_little_does_not_meet_the_expectation(
     search: float, said: str, is_met: bool
@@ -161,6 +163,27 @@ def test_a_search_that_saves_too_little_does_not_meet_the_expectation(
     assert found is not None
     assert found.measured.startswith(f"another mixture {said}:")
     assert found.met is is_met
+
+
+def test_training_on_a_gpu_is_compared_in_gpu_seconds() -> None:
+    stages = costs(
+        lora_adapter=(1.0, 300), domain_weights=(5.0, 1), merged_model=(5.0, 0), joint_adapter=(100.0, 1)
+    )
+    gpu_seconds = {"lora_adapter": 90.0, "domain_weights": 83.0, "joint_adapter": 100.0}
+    on_gpu = [(stage, {**cost, "gpu_seconds": gpu_seconds.get(stage, 0.0)}) for stage, cost in stages]
+    found = training_cost(on_gpu)
+    assert found is not None
+    assert found.measured.startswith("another mixture 17.0 % cheaper: 1 min 23 s of GPU")
+    assert found.met is False
+
+
+def test_a_search_on_a_cpu_is_not_held_against_training_on_a_gpu() -> None:
+    stages = costs(domain_weights=(5.0, 1), merged_model=(5.0, 0), joint_adapter=(100.0, 1))
+    mixed = [(stage, {**cost, "gpu_seconds": 100.0 * (stage == "joint_adapter")}) for stage, cost in stages]
+    found = training_cost([*ADAPTERS, *mixed])
+    assert found is not None
+    assert found.how.endswith("one ran on a GPU, the other did not")
+    assert found.met is None
 
 
 def test_without_the_joint_control_the_cost_of_training_is_not_measured() -> None:

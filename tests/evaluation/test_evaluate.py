@@ -15,13 +15,12 @@ from tests.evaluation.tiny_benchmarks import write_benchmarks
 from tests.evaluation.tiny_models import save_twins
 from tests.language_model.toy import TEMPLATES
 from yunmin_assets.documents import DOCUMENT_SCHEMA, write_documents
-from yunmin_assets.evaluation.assets import _read_ratings
+from yunmin_assets.evaluation.assets import Past
 from yunmin_assets.evaluation.blind_sheet import KEY_FILE, SHEET_FILE, Pair, read_key, write_blind_sheet
-from yunmin_assets.evaluation.collect import human_rows
 from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.evaluation.evaluate import Findings, Models, evaluate_models, read_questions
 from yunmin_assets.evaluation.model import JOINT, MERGED
-from yunmin_assets.evaluation.regression import compare_with_last, write_losses
+from yunmin_assets.evaluation.regression import compare_with_last
 from yunmin_assets.evaluation.scoring_config import load_scoring_rules
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -70,7 +69,6 @@ def findings(home: Path) -> Findings:
 
 
 def test_an_identical_model_is_not_shown_to_differ_on_any_line(findings: Findings, home: Path) -> None:
-    write_losses(findings.losses, home)
     verdicts = [
         *(cell.verdict for cell in findings.cells if cell.model != "base"),
         *(row.verdict for row in findings.criteria),
@@ -194,12 +192,12 @@ class Sheet(HTMLParser):
             self.texts[-1] += data
 
 
-def publish_sheet(lake: Lake, seed: int) -> Snapshot:
+def publish_sheet(lake: Lake, seed: int, models: Mapping[str, str]) -> Snapshot:
     """A report's snapshot with nothing but its sheet and key."""
     pairs = [Pair(f"poem-{n}", "poem", f"{n}번째 봄", f"낡은 글 {n}", f"새 글 {n}") for n in range(12)]
     with lake.stage("eval_report") as staging:
         write_blind_sheet(staging.folder, pairs, load_scoring_rules(RULES_FILE), seed)
-        return lake.commit(staging, asset="eval_report", domain=None, fingerprint=str(seed), inputs={})
+        return lake.commit(staging, asset="eval_report", domain=None, fingerprint=str(seed), inputs=models)
 
 
 def rate(sheet: Sheet, is_liked: Callable[[str], bool]) -> dict[str, dict[str, str]]:
@@ -216,7 +214,8 @@ def rate(sheet: Sheet, is_liked: Callable[[str], bool]) -> dict[str, dict[str, s
 
 def test_what_a_person_rated_on_an_older_sheet_comes_back_unblinded(tmp_path: Path) -> None:
     lake = Lake(uri=str(tmp_path / "lake"))
-    rated, newest = (publish_sheet(lake, seed) for seed in (1, 2))
+    rated = publish_sheet(lake, 1, {"base_model": "1", "merged_model": "2"})
+    publish_sheet(lake, 2, {"base_model": "1", "merged_model": "3"})
     sheet = Sheet((rated.local / SHEET_FILE).read_text(encoding="utf-8"))
     ratings = rate(sheet, lambda text: text.startswith("새 글"))
     criteria = list(load_scoring_rules(RULES_FILE).criteria)
@@ -225,13 +224,18 @@ def test_what_a_person_rated_on_an_older_sheet_comes_back_unblinded(tmp_path: Pa
     ratings["poem-2"][criteria[2]] = "C"
     path = tmp_path / "ratings.json"
     path.write_text(json.dumps({"sheet": sheet.id, "ratings": ratings}), encoding="utf-8")
-    found = _read_ratings(path, [rated, newest], 0.95)
-    assert [(row.criterion, row.wins, row.ties, row.losses, row.unrated) for row in human_rows(found)] == [
+    found = Past(lake).ratings(path, {"base_model": "1", "merged_model": "2", "tokenizer": "4"}, 0.95)
+    assert [(row.criterion, row.wins, row.ties, row.losses, row.unrated) for row in found["human"]] == [
         (criteria[0], 11, 1, 0, 0),
         (criteria[1], 11, 0, 0, 1),
         (criteria[2], 11, 0, 0, 1),
     ]
-    assert all(row.verdict == "better" and row.p_value < 0.01 for row in human_rows(found))
-    assert found.errors == (f"poem-2, {criteria[2]}: 'C' is not A, B or tie",)
-    with pytest.raises(ValueError, match="saved by sheet"):
-        _read_ratings(path, [newest], 0.95)
+    assert all(row.verdict == "better" and row.p_value < 0.01 for row in found["human"])
+    assert found["human_errors"] == (f"poem-2, {criteria[2]}: 'C' is not A, B or tie",)
+    assert found["rated_report"] == rated.manifest.created
+    assert found["rated_models_are_current"]
+    later = Past(lake).ratings(path, {"base_model": "1", "merged_model": "3"}, 0.95)
+    assert not later["rated_models_are_current"]
+    path.write_text(json.dumps({"sheet": "another", "ratings": ratings}), encoding="utf-8")
+    with pytest.raises(ValueError, match="saved by sheet another"):
+        Past(lake).ratings(path, {"base_model": "1", "merged_model": "2"}, 0.95)

@@ -103,7 +103,23 @@ def test_a_broken_model_scores_nothing_and_every_prompt_says_why(tmp_path: Path)
         assert generation.continuations["merged"] == generation.sampled["merged"] == problem
         assert "logits" not in generation.continuations["base"]
     _, scores = score_against_references(PROMPTS, written)
-    assert (scores.model, scores.texts, scores.empty, scores.chrf) == ("merged", 1, 1, 0.0)
+    assert (scores.model, scores.texts, scores.chrf) == ("merged", 1, 0.0)
+    assert scores.not_written == ("translation-1: the logits of token 1 are not finite numbers",)
+
+
+def test_a_text_that_broke_off_is_no_answer_however_much_of_it_there_is() -> None:
+    problem = "the logits of token 13 are not finite numbers"
+    whole, broken = (Continuation(REFERENCE[:-5], 12, False, each) for each in (None, problem))
+    written = {
+        decoding: {"base": [whole, whole], "merged": [broken, whole]} for decoding in ("greedy", "sampled")
+    }
+    base, merged = score_against_references(PROMPTS, written)
+    assert (base.not_written, base.chrf > 50) == ((), True)
+    assert merged.not_written == (f"translation-1: {problem}",)
+    assert merged.bleu_character == merged.chrf == merged.rouge_1_morpheme == merged.rouge_l_character == 0
+    first, second = blind_pairs(PROMPTS, written)
+    assert (first.base, first.merged, first.problem) == (REFERENCE[:-5], "", problem)
+    assert second.problem is None
 
 
 def test_greedy_and_sampled_texts_stand_with_their_prompt() -> None:
@@ -127,9 +143,10 @@ def test_a_person_compares_the_greedy_texts() -> None:
 def test_only_texts_with_a_reference_are_scored_against_it() -> None:
     written = hand_written({"base": ["", "아무 글"], "merged": [REFERENCE, ""]})
     base, merged = score_against_references(PROMPTS, written)
-    assert (base.model, base.texts, base.empty) == ("base", 1, 1)
+    assert (base.model, base.texts) == ("base", 1)
+    assert base.not_written == ("translation-1: nothing was written",)
     assert (base.bleu_morpheme, base.chrf, base.rouge_l_character) == (0.0, 0.0, 0.0)
-    assert (merged.model, merged.texts, merged.empty) == ("merged", 1, 0)
+    assert (merged.model, merged.texts, merged.not_written) == ("merged", 1, ())
     for score in (merged.bleu_morpheme, merged.bleu_character, merged.chrf, merged.rouge_2_morpheme):
         assert score == pytest.approx(100.0)
     assert set(base.signatures) == {

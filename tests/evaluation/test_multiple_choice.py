@@ -69,9 +69,10 @@ loaded = functools.cache(lambda folder: (load_model(folder), load_tokenizer(fold
 
 @torch.inference_mode()
 def by_hand(folder: Path, prompt: str, choice: str) -> float:
-    """One text at a time, without padding: the end-of-text token, the prompt, the choice; in float64."""
+    """One text at a time, without padding: the end-of-text token, the prompt, blanks and choice; in float64."""
     model, tokenizer = loaded(folder)
-    before, after = tokenizer(prompt)["input_ids"], tokenizer(choice)["input_ids"]
+    text = prompt.rstrip()
+    before, after = (tokenizer(part)["input_ids"] for part in (text, prompt[len(text) :] + choice))
     ids = torch.tensor([[tokenizer.eos_token_id, *before, *after]])
     log_probabilities = model(ids, use_cache=False).logits[0].double().log_softmax(-1)
     return sum(log_probabilities[len(before) + place, token].item() for place, token in enumerate(after))
@@ -81,14 +82,14 @@ def test_a_model_sees_these_prompts_and_choices(benchmarks):
     seen = {benchmark.file.task: requests_of(benchmark) for benchmark in benchmarks}
     last = {task: [request.args for request in of_items[-1]] for task, of_items in seen.items()}
     assert last["kobest_boolq"] == [
-        ("밤에는 해가 진다. 질문: 밤은 어두운가? 답변:", " 아니오"),
-        ("밤에는 해가 진다. 질문: 밤은 어두운가? 답변:", " 예"),
+        ("밤에는 해가 진다. 질문: 밤은 어두운가? 답변: ", " 아니오"),
+        ("밤에는 해가 진다. 질문: 밤은 어두운가? 답변: ", " 예"),
     ]
     assert last["kobest_copa"] == [
-        ("잠을 못 잤다. 왜냐하면", " 잘 쉬었다."),
-        ("잠을 못 잤다. 왜냐하면", " 시끄러웠다."),
+        ("잠을 못 잤다.  왜냐하면", " 잘 쉬었다."),
+        ("잠을 못 잤다.  왜냐하면", " 시끄러웠다."),
     ]
-    assert seen["kobest_copa"][0][0].args == ("비가 왔다. 그래서", " 길이 젖었다.")
+    assert seen["kobest_copa"][0][0].args == ("비가 왔다.  그래서", " 길이 젖었다.")
     assert last["kobest_hellaswag"][2] == ("문장: 기차가 역에 들어온다.", " 사람들이 내린다.")
     assert last["kobest_sentineg"] == [
         ("문장: 다시는 안 삽니다 긍부정:", " 부정"),
@@ -98,14 +99,16 @@ def test_a_model_sees_these_prompts_and_choices(benchmarks):
         "문장1: [길]을 걷다. 문장2: [길]을 건너다. 두 문장에서 길가 같은 뜻으로 쓰였나?",
         " 예",
     )
-    assert last["kmmlu"][3] == ("1+1은?\nA. 5\nB. 3\nC. 1\nD. 2\n정답:", " D")
+    assert last["kmmlu"][3] == ("1+1은?\nA. 5\nB. 3\nC. 1\nD. 2\n정답：", " D")
     assert last["hae_rae"][4] == ("또 고르시오.\n(A) 가 (B) 나 (C) 다 (D) 라 (E) 마\n정답:", " (E)")
     assert last["click"][4] == (
-        "맥락: 글이다.\n질문: 무엇인가?\n보기:\nA. 글\nB. 말\nC. 그림\nD. 노래\nE. 춤\n정답:",
+        "주어진 맥락을 천천히 읽고, 질문에 대한 적절한 정답을 A, B, C, D, E 중에 골라 알파벳 하나로 답하시오.\n\n"
+        "맥락: 글이다.\n질문: 무엇인가?\n보기:\nA:글, B: 말, C: 그림, D: 노래, E: 춤\n정답:",
         " E",
     )
     assert seen["click"][0][0].args == (
-        "질문: 수도는?\n보기:\nA. 서울\nB. 부산\nC. 대구\nD. 광주\n정답:",
+        "주어진 질문을 천천히 읽고, 적절한 정답을 A, B, C, D 중에 골라 알파벳 하나로 답하시오.\n\n"
+        "질문: 수도는?\n보기:\nA:서울, B: 부산, C: 대구, D: 광주\n정답:",
         " A",
     )
 
@@ -271,6 +274,15 @@ def test_choices_that_tie_are_no_answer(benchmarks, tmp_path):
     (result,) = evaluate(tmp_path, [kmmlu])
     assert {each.reason for each in result.unanswered} == {"several choices are equally likely"}
     assert result.correct == 0
+
+
+def test_a_hae_rae_query_that_lists_four_options_is_asked_for_four(folders, tmp_path):
+    query = "고르시오.\n(A) 가 (B) 나 (C) 다 (D) 라\n정답:"
+    write_rows(tmp_path / "hae_rae.jsonl", [{"query": query, "answer": "(D)"}])
+    (benchmark,) = checked(tmp_path)
+    assert [each.args[1] for each in requests_of(benchmark)[0]] == [" (A)", " (B)", " (C)", " (D)"]
+    (result,) = evaluate(folders["mamba2"], [benchmark])
+    assert result.chance == 1 / 4
 
 
 def test_an_item_longer_than_the_context_is_unanswered_not_cut(benchmarks, tmp_path):

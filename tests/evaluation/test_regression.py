@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from yunmin_assets.evaluation.config import EvaluationConfig
@@ -41,7 +42,7 @@ def losses(
 
 
 def compared(before: pa.Table, now: pa.Table, folder: Path) -> list[ChangeRow]:
-    write_losses(before, folder)
+    write_losses(before, folder, CONFIG)
     return compare_with_last(now, folder, "merged", CONFIG)
 
 
@@ -100,3 +101,12 @@ def test_verdicts_are_corrected_for_the_number_of_domains(tmp_path: Path) -> Non
 def test_a_report_without_losses_has_nothing_to_compare_with(tmp_path: Path) -> None:
     assert not (tmp_path / LOSSES_FILE).exists()
     assert compare_with_last(losses(), tmp_path, "merged", CONFIG) == []
+
+
+def test_losses_measured_or_stored_in_another_way_are_not_compared(tmp_path: Path) -> None:
+    write_losses(losses(), tmp_path, EvaluationConfig(max_length=512))
+    assert compare_with_last(losses(nats_per_byte=9.0), tmp_path, "merged", CONFIG) == []
+    pq.write_table(
+        losses().rename_columns([f"{name}_old" for name in LOSSES_SCHEMA.names]), tmp_path / LOSSES_FILE
+    )
+    assert compare_with_last(losses(nats_per_byte=9.0), tmp_path, "merged", CONFIG) == []

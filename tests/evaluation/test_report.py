@@ -115,6 +115,16 @@ def test_a_report_that_nobody_has_rated_asks_for_it_and_links_to_its_blind_sheet
     assert parsed.addresses == ["history.html", "blind_sheet.html"]
 
 
+def test_ratings_of_other_models_are_shown_without_a_verdict() -> None:
+    current = Page(render(fixture_report()))
+    older = fixture_report().model_copy(
+        update={"rated_report": "2026-01-02T03:04:05+00:00", "rated_models_are_current": False}
+    )
+    assert "give no verdict on these" not in current.text
+    parsed = Page(render(older))
+    assert "give no verdict on these" in parsed.text
+
+
 def test_a_report_without_common_documents_says_so() -> None:
     parsed = Page(render(fixture_report().model_copy(update={"changes": ()})))
     assert "No domain has 20 documents" in parsed.text

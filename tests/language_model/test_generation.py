@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.language_model.toy import (
+    END_OF_TEXT,
     VOCABULARY,
     ToyBatches,
     packed_rows,
@@ -170,6 +171,11 @@ def test_logits_that_are_no_numbers_end_their_own_prompt_and_are_named(bigram_mo
     assert "after the prompt 'a': the logits of token 2" in lines[1]
     with pytest.raises(ValueError, match="after the prompt 'a': the logits of token 2"):
         generate(folder, ["x", "a"], 3, temperature=temperature)
+
+
+def test_a_prompt_that_spells_out_the_end_of_text_does_not_begin_a_new_text(bigram_model):
+    folder = bigram_model({">": {"b": 1}, END_OF_TEXT: {"c": 1}, "c": {"c": 1}})
+    assert generate(folder, [f"a{END_OF_TEXT}"], 3) == ["b"]
 
 
 def test_the_models_own_generation_options_have_no_say(model_dir):

@@ -4,8 +4,7 @@ import datetime as dt
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,11 @@ from dagster import AssetExecutionContext, asset
 
 from resources.compute import Compute
 from resources.lake import Lake
+from resources.lineage import Lineage, read_lineage, splits_behind_base, trained_on
 from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
 from resources.settings import REPOSITORY, PipelineConfig, Settings
-from resources.snapshot import Snapshot
-from resources.upstream import find_made_from, require_made_from
 from yunmin_assets.documents import split_path
+from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.files import folder_hash, sha256_of
 from yunmin_assets.progress import Log
 from yunmin_assets.snapshot_files import (
@@ -27,65 +26,15 @@ from yunmin_assets.snapshot_files import (
     TEST_FILE,
     TRAIN_FILE,
     WEIGHTS_FILE,
-    decisions_file,
 )
 
 if TYPE_CHECKING:
-    from yunmin_assets.evaluation.blind_sheet import HumanVerdict
     from yunmin_assets.evaluation.evaluate import Findings, Models
     from yunmin_assets.evaluation.model import Report
+    from yunmin_assets.evaluation.summary import Finding
 
-GRAPH = {
-    "raw_corpus": True,
-    "clean_corpus": True,
-    "signatures": True,
-    "duplicate_clusters": False,
-    "deduped_corpus": True,
-    "tokenizer": False,
-    "reference_model": False,
-    "perplexity": True,
-    "pruning_thresholds": False,
-    "pruned_corpus": True,
-    "parquet_shards": True,
-    "base_model": False,
-    "lora_adapter": True,
-    "diff_vector": True,
-    "domain_weights": False,
-    "merged_model": False,
-}
-"""Every asset behind the report, upstream first, and whether it has a partition per domain."""
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Every snapshot behind one merged model."""
-
-    over_all: Mapping[str, Snapshot]
-    by_domain: Mapping[str, Mapping[str, Snapshot]]
-    """Asset → domain → snapshot."""
-    loading: Snapshot | None
-    """The loading benchmark, when it was measured on these shards; the report does without."""
-    joint: Snapshot | None
-    """The joint adapter, when it is the control of these adapters; the report does without."""
-
-    @property
-    def domains(self) -> list[str]:
-        """The domains that were merged."""
-        return list(self.by_domain["diff_vector"])
-
-    def all(self) -> Iterator[tuple[str, Snapshot]]:
-        """(asset, snapshot), in the order of the graph."""
-        for name, is_partitioned in GRAPH.items():
-            snapshots = self.by_domain[name].values() if is_partitioned else [self.over_all[name]]
-            yield from ((name, snapshot) for snapshot in snapshots)
-        if self.joint is not None:
-            yield "joint_adapter", self.joint
-
-    def metadata(self, asset_name: str, domain: str | None = None) -> Mapping[str, Any]:
-        """What a snapshot recorded about itself."""
-        snapshot = self.by_domain[asset_name][domain] if domain else self.over_all[asset_name]
-        metadata: Mapping[str, Any] = snapshot.manifest.summary["metadata"]
-        return metadata
+REPORTS_IN_HISTORY = 50
+RATED_MODELS = ("base_model", "merged_model")
 
 
 @asset(
@@ -107,9 +56,9 @@ class Lineage:
         "eval_report",
         {},  # a loss that is not a number stops the report and names the document
         warning={
-            "no_regression": "The merged model is not shown to be worse than the base in any domain.",
+            "no_regression": "The merged model is not shown to be worse than the base in anything measured.",
             "not_worse_than_before": "Nor than the merged model of the last report, on the same documents.",
-            "base_never_saw_test": "No domain was split anew since the base was trained.",
+            "base_never_saw_test": "The base was trained here, and no domain was split anew since.",
             "every_item_usable": "Every item of every benchmark could be asked, and every model answered it.",
         },
         partitioned=False,
@@ -120,146 +69,125 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
 
     The only asset that reads the test split. JSON for machines, HTML for people, a blind sheet for a judge.
     """
-    lineage, pipeline = _lineage(lake), settings.pipeline
-    config = pipeline.evaluation
-    prompts, rules = REPOSITORY / config.prompts, REPOSITORY / config.scoring_rules
-    benchmarks = REPOSITORY / config.benchmarks if config.benchmarks else None
-    ratings = REPOSITORY / config.ratings if config.ratings else None
-    tested = {
-        domain: lineage.by_domain["deduped_corpus"][domain].file(TEST_FILE) for domain in lineage.domains
-    }
+    lineage, config = read_lineage(lake), settings.pipeline.evaluation
+    corpora, asked = trained_on(lake, lineage), _asked(config)
     inputs = {
-        **{name: snapshot.content_hash for name, snapshot in lineage.over_all.items()},
-        **{
-            f"{name}[{domain}]": item.content_hash
-            for name, by in lineage.by_domain.items()
-            for domain, item in by.items()
-        },
-        "prompts": sha256_of(prompts),
-        "rules": sha256_of(rules),
-        "benchmarks": folder_hash(benchmarks) if benchmarks else "",
-        "ratings": sha256_of(ratings) if ratings else "",
-        "loading_benchmark": lineage.loading.content_hash if lineage.loading else "",
-        "joint_adapter": lineage.joint.content_hash if lineage.joint else "",
+        **lineage.hashes(),
+        **{f"deduped_corpus[{domain}]": snapshot.content_hash for domain, snapshot in corpora.items()},
+        **{name: folder_hash(path) if path.is_dir() else sha256_of(path) for name, path in asked.items()},
         "kiwipiepy": importlib.metadata.version("kiwipiepy"),  # its language model judges what is written
     }
-    trained_on = [lineage.by_domain["deduped_corpus"][domain].file(TRAIN_FILE) for domain in lineage.domains]
-    bytes_in = sum(file.bytes for file in [*tested.values(), *trained_on])
+    tested = [lineage.by_domain["deduped_corpus"][domain].file(TEST_FILE) for domain in lineage.domains]
+    trained = [snapshot.file(TRAIN_FILE) for snapshot in corpora.values()]
+    bytes_in = sum(file.bytes for file in [*tested, *trained])
     step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=bytes_in)
 
     def run(folder: Path) -> Outcome:
         from yunmin_assets.evaluation.evaluate import evaluate_models, read_questions
-        from yunmin_assets.evaluation.history import read_history, write_history
-        from yunmin_assets.evaluation.model import MERGED
-        from yunmin_assets.evaluation.regression import compare_with_last, write_losses
-        from yunmin_assets.evaluation.report import REPORT_JSON, write_report
 
         compute.prepare()
-        questions = read_questions(prompts, rules, benchmarks)
-        past = [lake.open("eval_report", None, version) for version in lake.versions("eval_report")]
-        human = _read_ratings(ratings, past, config.confidence) if ratings else None
-        models = _models(lineage, step.workspace() / "models", log=step.log)
+        questions = read_questions(asked["prompts"], asked["rules"], asked.get("benchmarks"), log=step.log)
+        past = Past(lake)
+        human = past.ratings(asked["ratings"], inputs, config.confidence) if config.ratings else {}
         deduped = lineage.by_domain["deduped_corpus"]
         findings = evaluate_models(
-            models,
+            _models(lineage, step.workspace() / "models", log=step.log),
             {domain: split_path(deduped[domain].local, "test") for domain in lineage.domains},
-            [split_path(snapshot.local, "train") for snapshot in deduped.values()],
+            [split_path(snapshot.local, "train") for snapshot in corpora.values()],
             questions,
             config,
             folder,
             log=step.log,
         )
-        write_losses(findings.losses, folder)
-        last = lake.find("eval_report")
-        changes = compare_with_last(findings.losses, last.local, MERGED, config) if last else []
-        created = last.manifest.created if last else None
-        report = _assemble(lineage, pipeline, findings, human).model_copy(
-            update={"changes": tuple(changes), "last_report": created}
+        present = {name: content_hash for name, content_hash in inputs.items() if content_hash}
+        report = _assemble(lineage, settings.pipeline, findings)
+        report = report.model_copy(
+            update={"hashes": present, **human, **past.changes(findings, config, step.log)}
         )
-        write_report(report, folder)
-        versions = [
-            *((each.manifest.version, each.local / REPORT_JSON) for each in past),
-            ("this report", folder / REPORT_JSON),
-        ]
-        write_history(*read_history(versions), folder)
-        return _describe(report, _base_saw_other_splits(lineage))
+        past.write_with(report, folder)
+        return _describe(report, lineage)
 
     yield from publish(step, run)
 
 
-def _lineage(lake: Lake) -> Lineage:
-    """The snapshots behind the current merged model, refusing any that do not belong to it."""
-    over_all = {name: lake.current(name) for name, is_partitioned in GRAPH.items() if not is_partitioned}
-    merged = over_all["merged_model"]
-    require_made_from(merged, "base_model", over_all["base_model"].content_hash)
-    require_made_from(merged, "domain_weights", over_all["domain_weights"].content_hash)
-    weights = json.loads((over_all["domain_weights"].local / WEIGHTS_FILE).read_text(encoding="utf-8"))[
-        "weights"
-    ]
-    by_domain = {
-        name: {domain: lake.current(name, domain) for domain in sorted(weights)}
-        for name, is_partitioned in GRAPH.items()
-        if is_partitioned
+def _asked(config: EvaluationConfig) -> dict[str, Path]:
+    """What is asked and what a person answered, by name; what is not configured is absent."""
+    paths = {
+        "prompts": config.prompts,
+        "rules": config.scoring_rules,
+        "benchmarks": config.benchmarks,
+        "ratings": config.ratings,
     }
-    adapters = {
-        f"lora_adapter[{domain}]": item.content_hash for domain, item in by_domain["lora_adapter"].items()
-    }
-    lineage = Lineage(
-        over_all,
-        by_domain,
-        loading_benchmark_of(lake, by_domain["parquet_shards"]),
-        find_made_from(lake, "joint_adapter", adapters),
-    )
-    for domain in lineage.domains:
-        _require_unbroken(lineage, domain)
-    return lineage
+    return {name: REPOSITORY / path for name, path in paths.items() if path is not None}
 
 
-def loading_benchmark_of(lake: Lake, shards: Mapping[str, Snapshot]) -> Snapshot | None:
-    """The loading benchmark that was measured on these shards of each domain, if there is one."""
-    benchmark = lake.find("loading_benchmark")
-    measured_on = benchmark.manifest.inputs if benchmark else {}
-    is_current = all(
-        measured_on.get(f"parquet_shards[{domain}]") == item.content_hash for domain, item in shards.items()
-    )
-    return benchmark if is_current else None
+class Past:
+    """The reports made so far."""
+
+    def __init__(self, lake: Lake) -> None:
+        versions = lake.versions("eval_report")[-REPORTS_IN_HISTORY:]
+        self._snapshots = [lake.open("eval_report", None, version) for version in versions]
+        self._last = lake.find("eval_report")
+
+    def ratings(self, path: Path, inputs: Mapping[str, str], confidence: float) -> dict[str, Any]:
+        """What a person saved, un-blinded with the key beside the report whose sheet it was: fields of the report."""
+        from yunmin_assets.evaluation.blind_sheet import KEY_FILE, read_key, read_ratings
+        from yunmin_assets.evaluation.collect import human_rows
+
+        sheets = [
+            (read_key(each.local / KEY_FILE), each.manifest)
+            for each in self._snapshots
+            if (each.local / KEY_FILE).exists()
+        ]
+        found = read_ratings(path, [key for key, _ in sheets], confidence=confidence)
+        rated = next(manifest for key, manifest in reversed(sheets) if key.sheet == found.sheet)
+        return {
+            "human": tuple(human_rows(found)),
+            "human_errors": found.errors,
+            "rated_report": rated.created,
+            "rated_models_are_current": all(rated.inputs.get(name) == inputs[name] for name in RATED_MODELS),
+        }
+
+    def changes(self, findings: "Findings", config: EvaluationConfig, log: Log) -> dict[str, Any]:
+        """The merged model against that of the last report: fields of the report."""
+        from yunmin_assets.evaluation.answer_regression import compare_answers_with_last
+        from yunmin_assets.evaluation.model import MERGED
+        from yunmin_assets.evaluation.regression import compare_with_last
+
+        if self._last is None:
+            return {}
+        folder = self._last.local
+        return {
+            "last_report": self._last.manifest.created,
+            "changes": tuple(compare_with_last(findings.losses, folder, MERGED, config)),
+            "choice_changes": tuple(
+                compare_answers_with_last(findings.answers, folder, MERGED, config, log=log)
+            ),
+        }
+
+    def write_with(self, report: "Report", folder: Path) -> None:
+        """Write a report and the history that ends in it."""
+        from yunmin_assets.evaluation.history import read_history, write_history
+        from yunmin_assets.evaluation.report import REPORT_JSON, write_report
+
+        write_report(report, folder)
+        reports = [(each.manifest.version, each.local / REPORT_JSON) for each in self._snapshots]
+        write_history(*read_history([*reports, ("this report", folder / REPORT_JSON)]), folder)
 
 
-def _require_unbroken(lineage: Lineage, domain: str) -> None:
-    """Refuse a domain whose current snapshots were not made from one another: its test set may have been trained on.
+def _base_never_saw_test(lineage: Lineage) -> "Finding":
+    from yunmin_assets.evaluation.summary import Finding
 
-    Raises:
-        LakeError: naming the asset to materialize again.
-    """
-    own = {name: snapshots[domain] for name, snapshots in lineage.by_domain.items()}
-    decisions = lineage.over_all["duplicate_clusters"].file(decisions_file(domain)).sha256
-    require_made_from(own["deduped_corpus"], f"duplicate_clusters[{domain}]", decisions)
-    require_made_from(
-        own["pruned_corpus"], "deduped_corpus train", own["deduped_corpus"].file(TRAIN_FILE).sha256
-    )
-    for name, upstream in (("parquet_shards", "pruned_corpus"), ("lora_adapter", "parquet_shards")):
-        require_made_from(own[name], upstream, own[upstream].content_hash)
-    require_made_from(own["diff_vector"], "lora_adapter", own["lora_adapter"].content_hash)
-    merged = lineage.over_all["merged_model"]
-    require_made_from(merged, f"diff_vector[{domain}]", own["diff_vector"].content_hash)
-
-
-def _base_saw_other_splits(lineage: Lineage) -> list[str]:
-    """Domains that were split anew since the base was trained here, so that it may have seen their test documents."""
-    trained_on = lineage.over_all["base_model"].manifest.inputs
-    return [
+    name, splits = "base_never_saw_test", splits_behind_base(lineage)
+    if not splits:
+        return Finding(name, False, "the base came from outside: what it was trained on is not known here")
+    anew = [
         domain
         for domain, snapshot in lineage.by_domain["deduped_corpus"].items()
-        if trained_on.get(f"deduped_corpus[{domain}]", "") not in ("", snapshot.file(TRAIN_FILE).sha256)
+        if splits.get(domain, "") not in ("", snapshot.file(TRAIN_FILE).sha256)
     ]
-
-
-def _read_ratings(path: Path, past: Sequence[Snapshot], confidence: float) -> "HumanVerdict":
-    """Un-blind what a person saved, with the key that lies beside the report whose sheet it was."""
-    from yunmin_assets.evaluation.blind_sheet import KEY_FILE, read_key, read_ratings
-
-    keys = [read_key(each.local / KEY_FILE) for each in past if (each.local / KEY_FILE).exists()]
-    return read_ratings(path, keys, confidence=confidence)
+    cure = f"split anew since, materialize base_model again: {', '.join(anew)}"
+    return Finding(name, not anew, cure if anew else "no domain was split anew")
 
 
 def _models(lineage: Lineage, folder: Path, *, log: Log) -> "Models":
@@ -281,9 +209,7 @@ def _models(lineage: Lineage, folder: Path, *, log: Log) -> "Models":
     return Models(base, merged, minis, joint)
 
 
-def _assemble(
-    lineage: Lineage, pipeline: PipelineConfig, findings: "Findings", human: "HumanVerdict | None"
-) -> "Report":
+def _assemble(lineage: Lineage, pipeline: PipelineConfig, findings: "Findings") -> "Report":
     from yunmin_assets.evaluation import collect
     from yunmin_assets.evaluation.model import Report
 
@@ -312,8 +238,6 @@ def _assemble(
         generations=tuple(findings.generations),
         criteria=tuple(findings.criteria),
         text_scores=tuple(findings.text_scores),
-        human=tuple(collect.human_rows(human)) if human else (),
-        human_errors=human.errors if human else (),
         choices=tuple(findings.choices),
         contamination=tuple(findings.contamination),
         cost=tuple(collect.cost_rows(costs)),
@@ -331,7 +255,7 @@ def _assemble(
             "LoRA adapters": pipeline.lora_adapter.training.seed,
             "bootstrap": pipeline.evaluation.seed,
         },
-        hashes={name: item.content_hash[:12] for name, item in lineage.over_all.items()},
+        options=pipeline.evaluation.model_dump(mode="json"),
     )
 
 
@@ -344,10 +268,10 @@ NOTES = (
 )
 
 
-def _describe(report: "Report", seen: list[str]) -> Outcome:
+def _describe(report: "Report", lineage: Lineage) -> Outcome:
     from yunmin_assets.evaluation.summary import describe_report, report_checks
 
     figures, rendered = describe_report(report)
     summary = {**figures, **{name: Markdown(text) for name, text in rendered.items()}}
-    checks = [Check(**vars(each)) for each in report_checks(report, seen)]
+    checks = [Check(**vars(each)) for each in report_checks(report, _base_never_saw_test(lineage))]
     return Outcome(summary, tuple(checks), tokens=sum(cell.tokens for cell in report.perplexity))

@@ -1,7 +1,7 @@
 """Multiple-choice benchmarks on local files: which are there, and which of their items can be used.
 
-A benchmark is a JSONL file (or a JSON list) in the layout in which it was published; `tasks/<task>.yaml` describes
-the layout, the prompt and the choices. The file's name says which task it is for: `kobest_copa_dev.jsonl`,
+A benchmark is a JSONL file (or a JSON list) with the fields under which it was published; `tasks/<task>.yaml` describes
+them, the prompt and the choices. The file's name says which task it is for: `kobest_copa_dev.jsonl`,
 `KMMLU-accounting.json`. A file is read and judged before any model is loaded.
 
 An item that cannot be used (a field is missing, the answer is none of the choices, the same question came before)
@@ -14,18 +14,22 @@ every machine, and in a file in any order.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import orjson
 import yaml
 
+from yunmin_assets.progress import Log, silent
+
 TASKS = Path(__file__).with_name("tasks")
 SUFFIXES = (".jsonl", ".json")
 REASONS_SHOWN = 3
+FEWEST_CHOICES = 2
 
 
 @dataclass(frozen=True)
@@ -97,38 +101,44 @@ def task_config(task: str) -> dict[str, Any]:
     return config
 
 
-def find_benchmarks(folder: Path, wanted: Sequence[str] = ()) -> dict[str, BenchmarkFile]:
-    """The benchmark files of a folder by name, in alphabetical order; files of other names are passed over.
+def item_hashes(benchmark: BenchmarkItems) -> dict[int, str]:
+    """By place in the file, a hash of what a model is asked and what is right: the item, and how its task asks."""
+    task = {key: value for key, value in task_config(benchmark.file.task).items() if key != "metadata"}
+    hashes = {}
+    for item in benchmark.items:
+        asked = orjson.dumps([task, item.texts, item.choices, item.choice_count, item.answer])
+        hashes[item.item] = hashlib.blake2b(asked, digest_size=16).hexdigest()
+    return hashes
+
+
+def find_benchmarks(folder: Path, *, log: Log = silent) -> dict[str, BenchmarkFile]:
+    """The benchmark files of a folder by name, in alphabetical order.
 
     Args:
         folder: searched without its subfolders.
-        wanted: names of files without suffix; empty: every one whose name begins with that of a task.
+        log: receives the names of everything that is passed over.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it lacks a wanted file.
-        ValueError: the name of a wanted file begins with that of no task, or a name is there as .json and .jsonl.
+        FileNotFoundError: there is no such folder.
+        ValueError: a name is there as .json and .jsonl.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder: give one with benchmark files such as kobest_copa.jsonl"
         )
     found: dict[str, BenchmarkFile] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
-        if (task := _task_of(path.stem)) is None:
-            continue
-        if path.stem in found:
+    passed_over = []
+    for path in sorted(folder.iterdir()):
+        task = _task_of(path.stem) if path.suffix in SUFFIXES and path.is_file() else None
+        if task is None:
+            passed_over.append(path.name)
+        elif path.stem in found:
             raise ValueError(f"{folder} holds {path.stem} as .json and as .jsonl: remove one")
-        found[path.stem] = BenchmarkFile(path.stem, task, path)
-    for name in wanted:
-        if _task_of(name) is None:
-            raise ValueError(
-                f"no task is known for {name!r}: let the name begin with one of {', '.join(task_names())}"
-            )
-        if name not in found:
-            raise FileNotFoundError(
-                f"{folder} holds no {name}.jsonl; there are: {', '.join(found) or 'none'}"
-            )
-    return {name: found[name] for name in wanted} if wanted else found
+        else:
+            found[path.stem] = BenchmarkFile(path.stem, task, path)
+    if passed_over:
+        log(f"{folder}: passed over, no {' or '.join(SUFFIXES)} named after a task: {', '.join(passed_over)}")
+    return found
 
 
 def _task_of(name: str) -> str | None:
@@ -200,23 +210,32 @@ def _read_item(place: int, record: Any, layout: dict[str, Any]) -> BenchmarkItem
         )
     texts = {name: _text(record, name) for name in layout["texts"]}
     for name in layout.get("optional", ()):
-        texts[name] = _text(record, name) if record.get(name) else ""
+        texts[name] = _text(record, name) if str(record.get(name) or "").strip() else ""
     for name, allowed in layout.get("allowed", {}).items():
         if texts[name] not in allowed:
             raise _UnusableError(f"{name} is {texts[name]!r}, none of {', '.join(allowed)}")
     choices = _choices(record, layout.get("choices", []))
-    answer = _text(record, layout["answer"])
-    spellings = [each.casefold() for each in layout.get("answers", choices)]
-    if answer.casefold() not in spellings:
-        raise _UnusableError(f"{layout['answer']} is {answer!r}, none of {', '.join(spellings)}")
-    return BenchmarkItem(place, texts, choices, len(spellings), spellings.index(answer.casefold()))
+    answer, answers = _text(record, layout["answer"]), choices
+    if "answers" in layout:  # letters, numbers or true and false, which files spell in either case
+        answer, answers = answer.casefold(), tuple(map(str.casefold, layout["answers"]))
+    if "options_in" in layout:
+        answers = _listed(answers, texts[layout["options_in"]])
+    if answer not in answers:
+        raise _UnusableError(f"{layout['answer']} is {answer!r}, none of {', '.join(answers)}")
+    return BenchmarkItem(place, texts, choices, len(answers), answers.index(answer))
+
+
+def _listed(answers: tuple[str, ...], text: str) -> tuple[str, ...]:
+    """The answers, from the first on, that a text lists as options; all of them where it lists no two."""
+    listed = tuple(takewhile(lambda answer: answer in text.casefold(), answers))
+    return listed if len(listed) >= FEWEST_CHOICES else answers
 
 
 def _choices(record: dict[str, Any], where: list[str] | str) -> tuple[str, ...]:
     """The choices from the fields that hold one each, or from the one that holds a list."""
     if isinstance(where, str):
         values = record.get(where)
-        if not isinstance(values, list) or not 2 <= len(values) <= 5:
+        if not isinstance(values, list) or not FEWEST_CHOICES <= len(values) <= 5:
             raise _UnusableError(f"{where} is no list of two to five texts")
         choices = tuple(_text({where: value}, where) for value in values)
     else:

@@ -5,6 +5,7 @@
 - Each prompt shows the two texts as A and B. In half of the prompts, drawn by a seed, A is the merged model. The page
   holds the sheet's id; who was A is in `key.json` alone.
 - Pairs of equal texts are not shown: nobody has to compare a text with itself. They count as ties.
+  Pairs of which a model could not write one are left out by name: they are neither shown nor counted.
 - Verdict per criterion: the exact sign test over prompts, ties left out (Dixon and Mood 1946), with Holm's correction
   over the criteria.
 """
@@ -46,6 +47,8 @@ class Pair:
     prompt: str
     base: str
     merged: str
+    problem: str | None = None
+    """Why one of them is no answer."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class BlindKey:
     """By prompt id, the side that the merged model wrote."""
     equal: tuple[str, ...]
     """Prompts after which both wrote the same; not on the page."""
+    left_out: tuple[str, ...] = ()
+    """Prompts after which one could not write, and why; not on the page and not counted."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class HumanVerdict:
     sheet: str
     criteria: tuple[CriterionVerdict, ...]
     errors: tuple[str, ...]
-    """Ratings that could not be counted, each with its prompt and reason."""
+    """Prompts and ratings that could not be counted, each with its reason."""
 
 
 def write_blind_sheet(
@@ -115,7 +120,10 @@ def write_blind_sheet(
 def read_key(path: Path) -> BlindKey:
     """Read `key.json` back."""
     key = json.loads(path.read_text(encoding="utf-8"))
-    return BlindKey(key["sheet"], tuple(key["criteria"]), key["merged_is"], tuple(key["equal"]))
+    left_out = key.get("left_out", ())  # older keys have none
+    return BlindKey(
+        key["sheet"], tuple(key["criteria"]), key["merged_is"], tuple(key["equal"]), tuple(left_out)
+    )
 
 
 def read_ratings(path: Path, keys: Sequence[BlindKey], *, confidence: float = 0.95) -> HumanVerdict:
@@ -152,7 +160,8 @@ def read_ratings(path: Path, keys: Sequence[BlindKey], *, confidence: float = 0.
         )
         for name, p_value in zip(counts, adjusted, strict=True)
     ]
-    return HumanVerdict(sheet, tuple(verdicts), tuple(errors))
+    left_out = [f"not on the sheet: {each}" for each in key.left_out]
+    return HumanVerdict(sheet, tuple(verdicts), (*left_out, *errors))
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -175,7 +184,8 @@ def _require_fitting(pairs: Sequence[Pair], rules: ScoringRules) -> None:
 
 
 def _make_key(pairs: Sequence[Pair], criteria: tuple[str, ...], seed: int) -> BlindKey:
-    shown = [pair.prompt_id for pair in pairs if pair.base != pair.merged]
+    whole = [pair for pair in pairs if not pair.problem]
+    shown = [pair.prompt_id for pair in whole if pair.base != pair.merged]
     chance = random.Random(seed)
     odd_one = chance.choice(SIDES)
     sides = [*SIDES * (len(shown) // 2), *[odd_one] * (len(shown) % 2)]
@@ -185,7 +195,8 @@ def _make_key(pairs: Sequence[Pair], criteria: tuple[str, ...], seed: int) -> Bl
         sheet=hashlib.blake2b(content.encode(), digest_size=ID_BYTES).hexdigest(),
         criteria=criteria,
         merged_is=dict(zip(shown, sides, strict=True)),
-        equal=tuple(pair.prompt_id for pair in pairs if pair.base == pair.merged),
+        equal=tuple(pair.prompt_id for pair in whole if pair.base == pair.merged),
+        left_out=tuple(f"{pair.prompt_id}: {pair.problem}" for pair in pairs if pair.problem),
     )
 
 
@@ -208,6 +219,7 @@ def _render(pairs: Sequence[Pair], rules: ScoringRules, key: BlindKey) -> str:
             items=items,
             criteria=rules.criteria,
             equal=len(key.equal),
+            left_out=key.left_out,
             script=Markup(script),  # ours; what the models wrote is escaped
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )

@@ -28,7 +28,8 @@ class EvaluationConfig(ConfigModel):
     benchmark_items: int = Field(default=500, ge=1)
     """Items asked per benchmark, chosen by their content, the same for every model."""
     contamination_ngram: int = Field(default=13, ge=1)
-    """Characters in a row that an evaluation item must share with the training text to count as contaminated."""
+    """Characters in a row, blanks not counted, that an evaluation item must share with the training text to count as
+    contaminated."""
     token_budget: int = Field(default=4096, ge=1)
     """Tokens, padding included, in one scoring batch; at least `max_length`."""
     max_length: int = Field(default=1024, ge=2)

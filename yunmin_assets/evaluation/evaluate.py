@@ -13,7 +13,12 @@ import pyarrow as pa
 from yunmin_assets.documents import SYNTHETIC_SOURCE, read_documents
 from yunmin_assets.evaluation.benchmark_files import BenchmarkItems
 from yunmin_assets.evaluation.blind_sheet import write_blind_sheet
-from yunmin_assets.evaluation.choices import answer_benchmarks, contamination_rows, read_benchmarks
+from yunmin_assets.evaluation.choices import (
+    answer_benchmarks,
+    contamination_rows,
+    read_benchmarks,
+    write_answers,
+)
 from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.evaluation.generations import (
     Prompt,
@@ -37,6 +42,7 @@ from yunmin_assets.evaluation.model import (
     PerplexityCell,
     TextScoreRow,
 )
+from yunmin_assets.evaluation.regression import write_losses
 from yunmin_assets.evaluation.scoring_config import ScoringRules, load_scoring_rules
 from yunmin_assets.progress import Log, silent
 
@@ -77,6 +83,7 @@ class Findings:
 
     cells: Sequence[PerplexityCell]
     losses: pa.Table
+    answers: pa.Table
     generations: Sequence[Generation]
     criteria: Sequence[CriterionRow]
     text_scores: Sequence[TextScoreRow]
@@ -85,14 +92,16 @@ class Findings:
     synthetic: bool
 
 
-def read_questions(prompts: Path, rules: Path, benchmarks: Path | None) -> Questions:
+def read_questions(prompts: Path, rules: Path, benchmarks: Path | None, *, log: Log = silent) -> Questions:
     """Read and judge everything that is asked.
 
     Raises:
         FileNotFoundError, ValueError: something is absent or broken; names file and place.
     """
     questions = Questions(
-        read_prompts(prompts), load_scoring_rules(rules), read_benchmarks(benchmarks) if benchmarks else []
+        read_prompts(prompts),
+        load_scoring_rules(rules),
+        read_benchmarks(benchmarks, log=log) if benchmarks else [],
     )
     for prompt in questions.prompts:
         if prompt.kind not in questions.rules.kinds:
@@ -121,7 +130,7 @@ def evaluate_models(
         training_files: every document that a model may have been trained on.
         questions: as `read_questions` gives them.
         config: sizes, seeds and confidence.
-        out_dir: receives the blind sheet and its key.
+        out_dir: receives every document's loss, every item's answer, the blind sheet and its key.
         log: progress.
     """
     test_sets = {
@@ -133,12 +142,13 @@ def evaluate_models(
     prompts = questions.prompts
     written = write_continuations({BASE: models.base, MERGED: models.merged}, prompts, config, log=log)
     write_blind_sheet(out_dir, blind_pairs(prompts, written), questions.rules, config.seed)
-    choices: list[ChoiceRow] = []
-    if questions.benchmarks:
-        choices = answer_benchmarks(models.for_all_domains, questions.benchmarks, config, log=log)
+    choices, answers = answer_benchmarks(models.for_all_domains, questions.benchmarks, config, log=log)
+    write_losses(losses, out_dir, config)
+    write_answers(answers, out_dir)
     return Findings(
         cells=cells,
         losses=losses,
+        answers=answers,
         generations=side_by_side(prompts, written),
         criteria=judge_by_rules(prompts, written, questions.rules, config),
         text_scores=score_against_references(prompts, written),

@@ -14,6 +14,7 @@ from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.evaluation.model import BASE, MERGED, CriterionRow, Generation, TextScoreRow
 from yunmin_assets.evaluation.scoring_config import ScoringRules
 from yunmin_assets.evaluation.scoring_rules import (
+    NOTHING_WRITTEN,
     CriterionComparison,
     RuleScores,
     compare_criteria,
@@ -104,11 +105,18 @@ def side_by_side(prompts: Sequence[Prompt], written: Written) -> list[Generation
 
 
 def blind_pairs(prompts: Sequence[Prompt], written: Written) -> list[Pair]:
-    """What a person scores blind: the greedy answers of base and merged model."""
-    greedy = written[GREEDILY]
+    """What a person scores blind: the greedy answers of base and merged model; a broken one is no answer."""
+    answers = zip(prompts, written[GREEDILY][BASE], written[GREEDILY][MERGED], strict=True)
     return [
-        Pair(prompt.id, prompt.kind, prompt.prompt, greedy[BASE][place].text, greedy[MERGED][place].text)
-        for place, prompt in enumerate(prompts)
+        Pair(
+            prompt.id,
+            prompt.kind,
+            prompt.prompt,
+            _answer(base),
+            _answer(merged),
+            problem=base.problem or merged.problem,
+        )
+        for prompt, base, merged in answers
     ]
 
 
@@ -138,18 +146,19 @@ def judge_by_rules(
 
 def score_against_references(prompts: Sequence[Prompt], written: Written) -> list[TextScoreRow]:
     """BLEU, chrF and ROUGE of the greedy answers to prompts with a reference; none when no prompt has one."""
-    places = [place for place, prompt in enumerate(prompts) if prompt.reference]
-    if not places:
+    references = {place: text for place, prompt in enumerate(prompts) if (text := prompt.reference)}
+    if not references:
         return []
-    references = [[text] for prompt in prompts if (text := prompt.reference)]
     rows = []
     for model, texts in written[GREEDILY].items():
-        scores = score_texts([texts[place].text for place in places], references)
+        answers = [(prompts[place].id, texts[place]) for place in references]
+        scores = score_texts([_answer(text) for _, text in answers], [[each] for each in references.values()])
+        silent_ones = [answers[item] for item in scores.empty]
         rows.append(
             TextScoreRow(
                 model=model,
                 texts=scores.items,
-                empty=len(scores.empty),
+                not_written=tuple(f"{name}: {text.problem or NOTHING_WRITTEN}" for name, text in silent_ones),
                 bleu_morpheme=scores.bleu_morpheme,
                 bleu_character=scores.bleu_character,
                 chrf=scores.chrf,
@@ -161,6 +170,11 @@ def score_against_references(prompts: Sequence[Prompt], written: Written) -> lis
             )
         )
     return rows
+
+
+def _answer(continuation: Continuation) -> str:
+    """The text; nothing where the model broke off, however much it had written."""
+    return "" if continuation.problem else continuation.text
 
 
 def _answers(prompts: Sequence[Prompt], texts: Sequence[Continuation]) -> list[Answer]:

@@ -39,7 +39,7 @@ LOSSES_SCHEMA = pa.schema(
 """Every document's loss under every model."""
 
 FEWEST_DOCUMENTS = 20
-"""Test documents below which no difference is claimed: with 5, one in six null differences looks real."""
+"""Test documents below which no difference is claimed: fewer say little about a domain, whatever the test says."""
 
 
 def choose_documents(documents: pa.Table, count: int) -> pa.Table:

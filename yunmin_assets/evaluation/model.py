@@ -5,6 +5,7 @@ measurement is None (or an empty list) and is shown as "not measured yet", never
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -142,8 +143,8 @@ class TextScoreRow(ReportModel):
 
     model: str
     texts: int = Field(ge=0)
-    empty: int = Field(default=0, ge=0)
-    """Texts with nothing written: they count, with 0."""
+    not_written: tuple[str, ...] = ()
+    """Prompts without an answer, and why: they count, with 0."""
     bleu_morpheme: float
     bleu_character: float
     chrf: float
@@ -206,6 +207,17 @@ class ChoiceRow(ReportModel):
     """Difference of accuracies (McNemar); above 0 the model is better."""
 
 
+class ChoiceChangeRow(Difference):
+    """A model against itself in the last report on one benchmark (McNemar); above 0 it is better now."""
+
+    benchmark: str
+    items: int = Field(ge=1)
+    """Items that both reports asked in the same way."""
+    before: float = Field(ge=0, le=1)
+    now: float = Field(ge=0, le=1)
+    """Accuracies on these items."""
+
+
 class ContaminatedRow(ReportModel):
     """An evaluation item much of which stands in the training text."""
 
@@ -223,11 +235,15 @@ class ContaminationRow(ReportModel):
     ngram: int = Field(ge=1)
     items: int = Field(ge=0)
     too_short: int = Field(default=0, ge=0)
+    """Items that were not compared, having fewer characters than an n-gram."""
+    too_short_items: tuple[str, ...] = ()
+    """Their ids."""
     any_share: float | None = Field(default=None, ge=0, le=1)
     """Share of items of which any n-gram was found; None when there was none to compare."""
     mostly_share: float | None = Field(default=None, ge=0, le=1)
     """Share of items of which at least half of the n-grams were found."""
     worst: tuple[ContaminatedRow, ...] = ()
+    """All items of which at least half was found, and up to five where fewer are; most found first."""
 
 
 class ChangeRow(Difference):
@@ -327,9 +343,15 @@ class Report(ReportModel):
     criteria: tuple[CriterionRow, ...] = ()
     text_scores: tuple[TextScoreRow, ...] = ()
     human: tuple[HumanRow, ...] = ()
+    rated_report: str | None = None
+    """When the report was made whose blind sheet was rated."""
+    rated_models_are_current: bool = True
+    """Whether base and merged model were then what they are now; if not, the ratings give no verdict on them."""
     human_errors: tuple[str, ...] = ()
     """Ratings that could not be used, and why."""
     choices: tuple[ChoiceRow, ...] = ()
+    choice_changes: tuple[ChoiceChangeRow, ...] = ()
+    """The merged model against that of the last report."""
     contamination: tuple[ContaminationRow, ...] = ()
     last_report: str | None = None
     """When the report was made that `changes` compares with."""
@@ -341,6 +363,9 @@ class Report(ReportModel):
     versions: dict[str, str] = Field(default_factory=dict)
     seeds: dict[str, int] = Field(default_factory=dict)
     hashes: dict[str, str] = Field(default_factory=dict)
+    """Content of every snapshot and file behind the report."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of the evaluation."""
 
     @model_validator(mode="after")
     def _no_cell_twice(self) -> "Report":

@@ -8,7 +8,8 @@ What is left to its defaults would cost hours or fool someone, so:
 - A prompt begins with the end-of-text token, as every document did in training, and the spelling of a special token
   in it is text. lm-eval would put nothing before it.
 - No examples before the question (`num_fewshot: 0`): nothing is drawn at random, and no seed is set for the process.
-- Prompt and choice are joined by one blank; nothing is stripped or doubled.
+- Prompts and choices are those of lm-eval's own tasks to the blank (BoolQ and COPA have two in a row); what differs
+  stands in docs/evaluation.md. Blanks at a prompt's end are scored with the choice, as lm-eval does.
 - Batches hold items of like length up to a budget of tokens, where lm-eval's hold one; choices that differ in their
   last token alone (A to E) are one row. Padding is on the right, which a causal model cannot see. Logits are computed
   for the last positions only, of which the choices consist. On a CPU every core works on batches of its own.
@@ -146,7 +147,7 @@ class ChoiceModel(HFLM):
 
     def _encode(self, prompt: str, choice: str) -> Encoded:
         """Tokens of prompt and choice; none where they cannot be scored, and `refused` says why."""
-        before, both = self.tok_encode(prompt), self.tok_encode(prompt + choice)
+        before, both = self.tok_encode(prompt.rstrip()), self.tok_encode(prompt + choice)
         if both[: len(before)] != before or len(both) == len(before):
             self.refused[prompt, choice] = "the tokenizer joins the end of the prompt with the choice"
         elif len(both) - 1 > self.max_length:
@@ -242,7 +243,10 @@ def _evaluate(
 
 def build_task(config: dict[str, Any], items: Sequence[BenchmarkItem]) -> ConfigurableTask:
     """lm-eval's task over items in memory."""
-    rows = [{**item.texts, "choices": list(item.choices), "gold": item.answer} for item in items]
+    rows = [
+        {**item.texts, "choices": list(item.choices), "choice_count": item.choice_count, "gold": item.answer}
+        for item in items
+    ]
     in_memory = {config["test_split"]: Dataset.from_list(rows)}
     return ConfigurableTask(config={**config, "custom_dataset": lambda **_: in_memory})
 

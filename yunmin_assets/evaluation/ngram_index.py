@@ -65,17 +65,12 @@ class NgramIndex:
         start, end = self.starts[text], self.starts[text + 1]
         return self.first_places[start : max(start, end - self.ngram + 1)]
 
-    def excerpt(self, text: int, first: int, last: int) -> str:
-        """The characters from the text's n-gram number `first` to its n-gram number `last`, from 0."""
-        start = self.starts[text]
-        return self.code_points[start + first : start + last + self.ngram].tobytes().decode("utf-32-le")
-
 
 def index_ngrams(texts: Sequence[str], ngram: int) -> NgramIndex:
     """Index the character n-grams of texts.
 
     Args:
-        texts: normalised (`dedup.normalize_text`).
+        texts: normalised as those that are looked through will be.
         ngram: characters in an n-gram.
 
     Raises:

@@ -1,8 +1,8 @@
 """Is the merged model worse than the one of the last report? Document by document, on the documents both have seen.
 
 Losses are compared in bits per *byte* of text, so that a new tokenizer does not make two reports incomparable. Only
-documents that were measured in both reports, with unchanged text, take part. The test is the paired bootstrap of the
-report itself, corrected over the domains (Holm).
+documents that were measured in both reports, with unchanged text and in windows of the same length, take part. The test
+is the paired bootstrap of the report itself, corrected over the domains (Holm).
 """
 
 import math
@@ -14,19 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from yunmin_assets.evaluation.config import EvaluationConfig
-from yunmin_assets.evaluation.measure import FEWEST_DOCUMENTS
+from yunmin_assets.evaluation.measure import FEWEST_DOCUMENTS, LOSSES_SCHEMA
 from yunmin_assets.evaluation.model import ChangeRow
 from yunmin_assets.paired_bootstrap import judge, paired_difference
 
 LOSSES_FILE = "losses.parquet"
+WINDOW = b"max_length"
 
 Losses = Mapping[tuple[str, str], tuple[float, int]]
 """By id and hash of the text: loss in nats, and bytes."""
 
 
-def write_losses(losses: pa.Table, folder: Path) -> None:
+def write_losses(losses: pa.Table, folder: Path, config: EvaluationConfig) -> None:
     """Write every document's loss under every model beside a report."""
-    pq.write_table(losses, folder / LOSSES_FILE, compression="zstd")
+    named = losses.replace_schema_metadata({WINDOW: str(config.max_length)})
+    pq.write_table(named, folder / LOSSES_FILE, compression="zstd")
 
 
 def compare_with_last(current: pa.Table, last: Path, model: str, config: EvaluationConfig) -> list[ChangeRow]:
@@ -34,15 +36,16 @@ def compare_with_last(current: pa.Table, last: Path, model: str, config: Evaluat
 
     Args:
         current: losses of this report (`LOSSES_SCHEMA`).
-        last: folder of the last report; one without losses has nothing to compare with.
+        last: folder of the last report; one without losses of the same kind has nothing to compare with.
         model: name of the model in both.
 
     Returns:
         One row per domain with at least 20 documents in both reports.
     """
-    if not (last / LOSSES_FILE).is_file():
+    losses = _read_losses(last / LOSSES_FILE, config)
+    if losses is None:
         return []
-    before, now = _by_domain(pq.read_table(last / LOSSES_FILE), model), _by_domain(current, model)
+    before, now = _by_domain(losses, model), _by_domain(current, model)
     pairs = {domain: _pairs(before[domain], now[domain]) for domain in now if domain in before}
     pairs = {domain: pair for domain, pair in pairs.items() if len(pair) >= FEWEST_DOCUMENTS}
     options = (config.bootstrap_samples, config.confidence, config.seed)
@@ -65,6 +68,16 @@ def compare_with_last(current: pa.Table, last: Path, model: str, config: Evaluat
         )
         for domain, pair in pairs.items()
     ]
+
+
+def _read_losses(path: Path, config: EvaluationConfig) -> pa.Table | None:
+    """The losses beside an older report, if they were measured and stored as they are now."""
+    if not path.is_file():
+        return None
+    losses = pq.read_table(path)
+    window = (losses.schema.metadata or {}).get(WINDOW, b"").decode()
+    is_comparable = losses.schema.equals(LOSSES_SCHEMA) and window == str(config.max_length)
+    return losses if is_comparable else None
 
 
 def _by_domain(losses: pa.Table, model: str) -> Mapping[str, Losses]:

@@ -14,10 +14,12 @@ RuleName = Literal[
     "fluency",
     "repetition",
     "parroting",
+    "sameness",
     "topic",
     "register",
     "length",
     "format",
+    "code",
     "stop",
 ]
 JUDGE_EVERY_TEXT: frozenset[RuleName] = frozenset(("intact", "repetition", "parroting", "length", "stop"))
@@ -52,7 +54,6 @@ class Format(ConfigModel):
     sentences_at_least: int | None = Field(default=None, ge=1)
     sentences_at_most: int | None = Field(default=None, ge=1)
     share_of_prompt_at_most: float | None = Field(default=None, gt=0)
-    code_lines_at_least: int | None = Field(default=None, ge=1)
 
 
 class Kind(ConfigModel):
@@ -63,6 +64,8 @@ class Kind(ConfigModel):
     characters: int = Field(ge=1)
     """Without white space: what a full answer takes at least where the prompt has no reference."""
     format: Format | None = None
+    is_code: bool = False
+    """The answer is to be program code; what stands in quotes may be any Hangul then."""
     leave_out: frozenset[RuleName] = frozenset()
     """Rules that make no sense for this kind."""
 

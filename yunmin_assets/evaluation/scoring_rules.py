@@ -2,8 +2,10 @@
 
 A text that is empty, or that a model could not write, scores 0 on every rule and says so: it counts, by name.
 A criterion is the weighted geometric mean of its rules, so no strength makes up for a complete failure: a loop is not
-informative because it is long. Two models are compared on the same prompts by paired bootstrap over prompts
-(`paired_bootstrap`), with Holm's correction over the criteria.
+informative because it is long. One rule looks across prompts: a text that answers everything answers nothing.
+
+Two models are compared on the same prompts by paired bootstrap over prompts (`paired_bootstrap`), with Holm's
+correction over the criteria.
 
 The rules find what is broken. They do not know what is true or beautiful: for that there is the blind sheet.
 """
@@ -15,9 +17,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from yunmin_assets.evaluation.scoring_config import Criterion, RuleName, ScoringRules
-from yunmin_assets.evaluation.text_rules import Answer, measure, written
+from yunmin_assets.evaluation.text_rules import Answer, Measure, measure, measure_sameness, written
 from yunmin_assets.paired_bootstrap import Verdict, judge, paired_difference
 
+NOTHING_WRITTEN = "nothing was written"
 FEWEST_PROMPTS = 20
 """Prompts below which no difference is claimed: a bootstrap over a handful is far too sure of itself."""
 
@@ -65,6 +68,10 @@ class CriterionComparison:
 def score_generations(generations: Sequence[Answer], rules: ScoringRules) -> list[RuleScores]:
     """Judge each text, in order.
 
+    Args:
+        generations: All answers of one model in one decoding: they are compared with each other.
+        rules: What is judged, and how.
+
     Raises:
         ValueError: A prompt is of a kind that the rules do not know; the message names both.
     """
@@ -74,7 +81,8 @@ def score_generations(generations: Sequence[Answer], rules: ScoringRules) -> lis
                 f"prompt {answer.prompt_id} is of kind {answer.kind!r}, which is not among the kinds of the "
                 f"scoring rules: {', '.join(rules.kinds)}"
             )
-    return [_score(answer, rules) for answer in generations]
+    sameness = measure_sameness(generations)
+    return [_score(answer, same, rules) for answer, same in zip(generations, sameness, strict=True)]
 
 
 def compare_criteria(
@@ -127,15 +135,19 @@ def compare_criteria(
     ]
 
 
-def _score(answer: Answer, rules: ScoringRules) -> RuleScores:
-    problem = answer.problem or (None if written(answer) else "nothing was written")
+def _score(answer: Answer, same: Measure | None, rules: ScoringRules) -> RuleScores:
+    kind = rules.kinds[answer.kind]
+    problem = answer.problem or (None if written(answer) else NOTHING_WRITTEN)
     if problem:
-        expected = [name for name in rules.rules if name not in rules.kinds[answer.kind].leave_out]
+        expected = [name for name in rules.rules if name not in kind.leave_out]
         nothing = dict.fromkeys(expected, RuleScore(0.0, problem))
         return RuleScores(answer.prompt_id, answer.kind, nothing, dict.fromkeys(rules.criteria, 0.0), problem)
+    measured = measure(answer, kind)
+    if same and "sameness" not in kind.leave_out:
+        measured["sameness"] = same
     judged = {
         name: RuleScore(rules.rules[name].score(found.value), found.reason)
-        for name, found in measure(answer, rules.kinds[answer.kind]).items()
+        for name, found in measured.items()
     }
     criteria = {name: _criterion(criterion, judged) for name, criterion in rules.criteria.items()}
     return RuleScores(answer.prompt_id, answer.kind, judged, criteria)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yunmin_assets.evaluation.formatting import percent
+from yunmin_assets.evaluation.measure import FEWEST_DOCUMENTS
 from yunmin_assets.evaluation.model import BASE, MERGED, Report
 from yunmin_assets.evaluation.report import headline
 from yunmin_assets.plots import intervals, markdown_table
@@ -56,40 +57,58 @@ def describe_report(report: Report) -> tuple[dict[str, Any], dict[str, str]]:
     return figures, rendered
 
 
-def report_checks(report: Report, split_anew: list[str]) -> list[Finding]:
+def report_checks(report: Report, unseen: Finding) -> list[Finding]:
     """What the report says about the model and about itself.
 
     Args:
-        split_anew: domains whose splits changed since the base was trained.
+        unseen: whether the base never saw the test documents, which the report itself does not know.
     """
-    merged = [cell for cell in report.perplexity if cell.model == MERGED]
-    worse = [cell.domain for cell in merged if cell.verdict == "worse"]
-    regressed = [row.domain for row in report.changes if row.verdict == "worse"]
     unusable = [
         f"{row.benchmark}, {row.model}: {len(row.left_out)} left out, {len(row.unanswered)} unanswered"
         for row in report.choices
         if row.left_out or row.unanswered
     ]
-    anew = (
-        f"materialize base_model again for: {', '.join(split_anew)}"
-        if split_anew
-        else "no domain was split anew"
-    )
+    all_usable = "all items of all benchmarks" if report.choices else "no benchmark is configured"
     return [
-        Finding("no_regression", not worse, f"worse: {', '.join(worse)}" if worse else "none is worse"),
-        Finding("not_worse_than_before", not regressed, _against_last(report, regressed)),
-        Finding("base_never_saw_test", not split_anew, anew),
-        Finding("every_item_usable", not unusable, "; ".join(unusable) or "all items"),
+        _against_base(report),
+        _against_last(report),
+        unseen,
+        Finding("every_item_usable", not unusable, "; ".join(unusable) or all_usable),
     ]
 
 
-def _against_last(report: Report, regressed: list[str]) -> str:
+def _against_base(report: Report) -> Finding:
+    """The merged model in perplexity, benchmarks and criteria."""
+    cells = [
+        cell for cell in report.perplexity if cell.model == MERGED and cell.documents >= FEWEST_DOCUMENTS
+    ]
+    choices = [row for row in report.choices if row.model == MERGED and row.against_base]
+    criteria = [row for row in report.criteria if row.model == MERGED]
+    worse = [
+        *(f"perplexity on {cell.domain}" for cell in cells if cell.verdict == "worse"),
+        *(row.benchmark for row in choices if row.against_base and row.against_base.verdict == "worse"),
+        *(f"{row.criterion}, {row.decoding}" for row in criteria if row.verdict == "worse"),
+    ]
+    compared = f"compared on {len(cells)} domains, {len(choices)} benchmarks and {len(criteria)} criteria of its texts"
+    return Finding(
+        "no_regression", not worse, f"worse: {', '.join(worse)}; {compared}" if worse else compared
+    )
+
+
+def _against_last(report: Report) -> Finding:
+    """The merged model of the last report, on what both measured."""
+    name = "not_worse_than_before"
+    verdicts = {row.domain: row.verdict for row in report.changes}
+    verdicts |= {row.benchmark: row.verdict for row in report.choice_changes}
     if report.last_report is None:
-        return "this is the first report"
-    if not report.changes:
-        return "no domain has 20 documents that both reports measured"
-    compared = f"compared on {', '.join(row.domain for row in report.changes)}"
-    return f"worse: {', '.join(regressed)}; {compared}" if regressed else compared
+        return Finding(name, True, "this is the first report")
+    if not verdicts:
+        return Finding(
+            name, True, "no domain has 20 documents, and no benchmark an item, that both reports measured"
+        )
+    worse = [each for each, found in verdicts.items() if found == "worse"]
+    compared = f"compared on {', '.join(verdicts)}"
+    return Finding(name, not worse, f"worse: {', '.join(worse)}; {compared}" if worse else compared)
 
 
 def _changes(report: Report) -> dict[str, dict[str, tuple[float, float, float]]]:

@@ -3,15 +3,18 @@
 The measures of broken characters and fluency were chosen on real text. In nine domains of Korean, at most 0.08 % of
 the characters are none of those that `_is_broken` counts. Kiwi's language model gives 150 characters of human text
 −4 to −6 nats per morpheme (religious text −6.1), their shuffled words −6.5, the word salad of a model with a million
-parameters −6.6 to −7.9.
+parameters −6.6 to −7.9. Of the nouns of its first 50 characters, the next 150 of a human text repeat 12 to 57 % in the
+median of a domain, those of another text 0 % (dialogue 33 %). Of its runs of 8 characters, 0 to 15 % stand in one of 39
+other texts of its domain.
 """
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from yunmin_assets.evaluation.code_lines import share_of_code
 from yunmin_assets.evaluation.morphemes import kiwi
 from yunmin_assets.evaluation.scoring_config import Format, Kind, RuleName
 
@@ -33,17 +36,8 @@ NUMBER = re.compile(r"\d+")
 SENTENCE_END = re.compile(r"[.!?…。]+[\"'”’」』)\]]*(?=\s|$)")
 POLITE = re.compile(r"(요|니다|니까|시오|죠)$")
 PLAIN = re.compile(r"([다냐자라야어아해지네까])$")
-CODE_LINE = re.compile(
-    r"""^\s*(?:
-        (?:def|class|for|while|if|elif|with|except)\b.*:\s*(?:\#.*)?$   # a Python block
-      | (?:else|try|finally)\s*:
-      | (?:return|import|from|yield|print)\b
-      | [A-Za-z_][\w.\[\]]*\s*(?:[-+*/]?=)\s*\S                         # an assignment
-      | [A-Za-z_][\w.]*\(.*\)\s*;?\s*$                                  # a call
-      | (?:SELECT|FROM|WHERE|ORDER\s+BY|GROUP\s+BY|LIMIT|JOIN|INSERT|UPDATE)\b
-    )""",
-    re.VERBOSE,
-)
+QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
+HANGUL_SYLLABLE = re.compile(r"[가-힣]")
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ def measure(answer: Answer, expected: Kind) -> dict[RuleName, Measure]:
     text = written(answer)
     wants_hangul = answer.reference is None or _is_mostly_hangul(answer.reference)
     rules: dict[RuleName, Callable[[], Measure | None]] = {
-        "intact": lambda: _intact(text),
+        "intact": lambda: _intact(_without_rare_names(text) if expected.is_code else text),
         "hangul": lambda: _hangul(text, wants_hangul),
         "fluency": lambda: _fluency(text) if wants_hangul else None,
         "repetition": lambda: _repetition(text),
@@ -89,10 +83,37 @@ def measure(answer: Answer, expected: Kind) -> dict[RuleName, Measure]:
         "register": lambda: _register(text) if wants_hangul else None,
         "length": lambda: _length(text, expected.characters, answer.reference),
         "format": lambda: _format(text, answer.prompt, expected.format) if expected.format else None,
+        "code": lambda: _code(answer) if expected.is_code else None,
         "stop": lambda: _stop(text, answer.ended),
     }
     applied = {name: rule() for name, rule in rules.items() if name not in expected.leave_out}
     return {name: found for name, found in applied.items() if found is not None}
+
+
+def measure_sameness(answers: Sequence[Answer]) -> list[Measure | None]:
+    """How much of each answer stands in the answers to other prompts, too; nothing to say where only one has an answer.
+
+    Numbers count as one, white space as one blank. A text shorter than a run is the same only as a whole.
+    """
+    runs = [_runs(" ".join(NUMBER.sub("0", written(each)).split()), COPIED_RUN) for each in answers]
+    prompts_with: dict[str, set[str]] = defaultdict(set)
+    for answer, some in zip(answers, runs, strict=True):
+        for run in some:
+            prompts_with[run].add(answer.prompt_id)
+    if len({answer.prompt_id for answer in answers if written(answer)}) < 2:
+        return [None] * len(answers)
+    shares = [sum(len(prompts_with[run]) > 1 for run in some) / len(some) for some in runs]
+    return [
+        Measure(
+            share, f"{share:.0%} of the runs of {COPIED_RUN} characters stand in answers to other prompts"
+        )
+        for share in shares
+    ]
+
+
+def _without_rare_names(text: str) -> str:
+    """Code may name any syllable in quotes: '힣' is the last one, and no Korean word has it."""
+    return QUOTED.sub(lambda quoted: HANGUL_SYLLABLE.sub("가", quoted[0]), text)
 
 
 def _intact(text: str) -> Measure:
@@ -202,7 +223,7 @@ def _size(text: str) -> int:
 
 def _format(text: str, prompt: str, form: Format) -> Measure | None:
     lines = [line for line in text.splitlines() if line.strip()]
-    sentences, code_lines = len(_sentences(text)), sum(bool(CODE_LINE.match(line)) for line in lines)
+    sentences = len(_sentences(text))
     found: Sequence[tuple[float | None, float, int, str]] = (
         (form.lines_at_least, len(lines), 1, "lines"),
         (form.lines_at_most, len(lines), -1, "lines"),
@@ -210,7 +231,6 @@ def _format(text: str, prompt: str, form: Format) -> Measure | None:
         (form.sentences_at_least, sentences, 1, "sentences"),
         (form.sentences_at_most, sentences, -1, "sentences"),
         (form.share_of_prompt_at_most, round(_size(text) / _size(prompt), 2), -1, "of the prompt's length"),
-        (form.code_lines_at_least, code_lines, 1, "lines of code"),
     )
     demands = [(wanted, value, sign, what) for wanted, value, sign, what in found if wanted is not None]
     if not demands:
@@ -221,6 +241,12 @@ def _format(text: str, prompt: str, form: Format) -> Measure | None:
         if sign * value < sign * wanted
     ]
     return Measure(1 - len(unmet) / len(demands), "; ".join(unmet) or "as wanted")
+
+
+def _code(answer: Answer) -> Measure:
+    text = answer.text if answer.ended else answer.text.removesuffix(REPLACEMENT)
+    share = share_of_code(answer.prompt, text, answer.ended)
+    return Measure(share, f"{share:.0%} of the characters stand on lines of code")
 
 
 def _stop(text: str, ended: bool) -> Measure:

@@ -2,7 +2,7 @@
 
 - Prompts of unequal length are padded on the left *with* a mask: Mamba carries a state from left to right, so
   padding that is not masked changes the logits by 2.5–3.0. Every prompt starts with the end-of-text token, as
-  every document did in training.
+  every document did in training. A prompt that spells that token out gets its characters, as a document does.
 - Sampling draws one number per token from a stream of the prompt's own, seeded by the seed and the prompt's
   text, and takes the token at that place of the cumulative distribution (inverse transform). Logits of a batch
   and of a prompt alone differ in their last bits only, which changes about one draw in a million. `top_p` is
@@ -144,7 +144,8 @@ def _continue_batch(
     decoding: Decoding,
 ) -> list[Continuation]:
     eos_id = tokenizer.eos_token_id
-    sequences = [[eos_id, *ids] for ids in tokenizer(list(prompts), add_special_tokens=False)["input_ids"]]
+    prompt_ids = tokenizer(list(prompts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    sequences = [[eos_id, *ids] for ids in prompt_ids]
     longest = max(map(len, sequences))
     input_ids = torch.full((len(sequences), longest), eos_id)
     mask = torch.zeros_like(input_ids)
