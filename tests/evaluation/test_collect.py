@@ -65,7 +65,7 @@ def test_loading_is_told_with_its_baselines_named() -> None:
     assert speed is not None and memory is not None
     assert speed.measured == "training rows 42.0×, text 5.0× (json) and 2.2× (orjson)"
     assert "JSONL, read by orjson" in speed.baseline
-    assert memory.measured == "85% less: 30.0 MB instead of 200 MB"
+    assert memory.measured == "85.0 % less: 30.0 MB instead of 200 MB"
     assert "shuffle buffer of 4,000 rows" in memory.baseline and "JSONL takes 5.00 MB" in memory.baseline
     assert speed.met is True and memory.met is True
 

@@ -223,7 +223,7 @@ def loading_memory(loading: Metadata) -> Measurement | None:
     saved = 1 - packed / shuffled if shuffled else 0.0
     buffered = min(loading["shuffle_buffer_rows"], loading["sample_rows"])
     return Measurement(
-        measured=f"{saved:.0%} less: {size(packed)} instead of {size(shuffled)}",
+        measured=f"{percent(saved)} less: {size(packed)} instead of {size(shuffled)}",
         baseline=f"JSONL token lists through orjson and a shuffle buffer of {buffered:,} rows "
         f"(in stored order, without shuffling, JSONL takes {size(unshuffled)})",
         how="peak memory over the interpreter and its libraries, each reader in a fresh process",

@@ -73,5 +73,5 @@ def p_value(value: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """Three digits after the point, with a true minus sign."""
-    return f"{value:.3f}".replace("-", MINUS)
+    """Three digits after the point, with a true minus sign; none before what rounds to nothing."""
+    return f"{value:z.3f}".replace("-", MINUS)
