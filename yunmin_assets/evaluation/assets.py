@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster import AssetExecutionContext, asset
+from dagster import AssetExecutionContext
 
 from resources.compute import Compute
 from resources.lake import Lake
-from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.publishing import Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
 from resources.settings import REPOSITORY, PipelineConfig, Settings
 from resources.snapshot import Snapshot
 from resources.upstream import find_made_from, require_made_from
+from yunmin_assets.config_model import Location
 from yunmin_assets.documents import split_path
 from yunmin_assets.files import folder_hash, sha256_of
 from yunmin_assets.progress import Log
@@ -122,9 +123,9 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
     """
     lineage, pipeline = _lineage(lake), settings.pipeline
     config = pipeline.evaluation
-    prompts, rules = REPOSITORY / config.prompts, REPOSITORY / config.scoring_rules
-    benchmarks = REPOSITORY / config.benchmarks if config.benchmarks else None
-    ratings = REPOSITORY / config.ratings if config.ratings else None
+    prompts, rules = _given(lake, config.prompts), _given(lake, config.scoring_rules)
+    benchmarks = _given(lake, config.benchmarks) if config.benchmarks else None
+    ratings = _given(lake, config.ratings) if config.ratings else None
     tested = {
         domain: lineage.by_domain["deduped_corpus"][domain].file(TEST_FILE) for domain in lineage.domains
     }
@@ -157,7 +158,8 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
         questions = read_questions(prompts, rules, benchmarks)
         past = [lake.open("eval_report", None, version) for version in lake.versions("eval_report")]
         human = _read_ratings(ratings, past, config.confidence) if ratings else None
-        models = _models(lineage, step.workspace() / "models", log=step.log)
+        scratch = step.workspace() / "models.tmp"  # made anew by each attempt, so nobody has to keep it
+        models = _models(lineage, scratch, log=step.log)
         deduped = lineage.by_domain["deduped_corpus"]
         findings = evaluate_models(
             models,
@@ -184,6 +186,11 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
         return _describe(report, _base_saw_other_splits(lineage))
 
     yield from publish(step, run)
+
+
+def _given(lake: Lake, location: Location) -> Path:
+    """What the configuration names, on this machine."""
+    return lake.fetch(location) if isinstance(location, str) else REPOSITORY / location
 
 
 def _lineage(lake: Lake) -> Lineage:
