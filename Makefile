@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 RAW     ?=
 DOMAINS ?=
 
-.PHONY: help setup demo dev test lint
+.PHONY: help setup demo dev test lint k8s-lint
 
 help:
 	@echo "make setup   create $(VENV) with every dependency pinned by constraints.txt"
@@ -18,6 +18,7 @@ help:
 	@echo "make dev     open the Dagster UI with the sample corpus ready"
 	@echo "make test    lint, type-check and run the tests"
 	@echo "make lint    ruff and mypy only"
+	@echo "make k8s-lint  check what is deployed on Kubernetes (docs/deploy.md)"
 
 setup: $(VENV)/.complete
 
@@ -42,3 +43,6 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest
+
+k8s-lint: setup
+	$(BIN)/python -m k8s.lint

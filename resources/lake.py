@@ -6,23 +6,24 @@
 
 A reader follows the pointer and therefore sees the old snapshot or the new one, never half of one.
 A publisher that dies leaves a folder that nothing points to: `garbage()` lists it, `collect()` removes
-it. Of two publishers at once both write whole snapshots and the later pointer wins. Unpartitioned
-assets use the domain folder `_global`, which no domain name can equal.
+it. Of two publishers at once exactly one moves the pointer, and the other is told (`PointerMovedError`).
+Unpartitioned assets use the domain folder `_global`, which no domain name can equal.
+
+    <uri>/_work/<asset>/<domain>/<fingerprint>/…    checkpoints of what is being computed
 
 Price: every published file is read once more for its SHA-256, and is flushed to the disk.
 """
 
 import contextlib
 import datetime as dt
-import fcntl
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,33 +31,49 @@ from typing import Any
 from dagster import ConfigurableResource
 from upath import UPath
 
+from resources.given_files import fetch_given
+from resources.in_use import held, is_in_use, removed_on_failure
+from resources.pointer import POINTER, move_pointer, pointer_tag, read_whole, write_whole
+from resources.remote_workspace import mirrored_folder
 from resources.snapshot import (
     Cost,
     FileEntry,
     LakeError,
     Manifest,
+    PointerMovedError,
     Snapshot,
     content_hash_of,
     describe_files,
     is_local,
 )
+from yunmin_assets.config_model import Location
 from yunmin_assets.files import flush
 
 MANIFEST = "manifest.json"
-POINTER = "current.json"
 GLOBAL = "_global"
 WORK = "_work"
 DAY = 24 * 3600.0
 
+S3_CLIENT: dict[str, Any] = {
+    "connect_timeout": 10,  # seconds; a store that is there answers in a fraction of one
+    "read_timeout": 60,  # seconds without a byte
+    "retries": {
+        "mode": "standard",
+        "total_max_attempts": 8,
+    },  # with backoff: about a minute of 503 is survived
+}
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
+@dataclass(frozen=True)
 class Staging:
     """A snapshot that is being written; nobody sees it before `Lake.commit`."""
 
-    def __init__(self, target: UPath, folder: Path) -> None:
-        self.target = target
-        self.folder = folder
+    target: UPath
+    folder: Path
+    pointer: str | None
+    """What the pointer was when staging began."""
 
 
 class Lake(ConfigurableResource):
@@ -84,7 +101,7 @@ class Lake(ConfigurableResource):
         """The current snapshot, or None when nothing has been published yet."""
         home = self._home(asset, domain)
         try:
-            pointer = _read_whole(home / POINTER)
+            pointer = read_whole(home / POINTER)
         except FileNotFoundError:
             return None
         return self.open(asset, domain, json.loads(pointer)["version"])
@@ -93,7 +110,7 @@ class Lake(ConfigurableResource):
         """A snapshot by its version, current or not."""
         folder = self._home(asset, domain) / version
         try:
-            manifest = Manifest.model_validate_json(_read_whole(folder / MANIFEST))
+            manifest = Manifest.model_validate_json(read_whole(folder / MANIFEST))
         except FileNotFoundError as error:
             raise LakeError(f"{folder / MANIFEST} is missing: materialize {asset} again") from error
         return Snapshot(folder, manifest, Path(self.cache).expanduser())
@@ -116,15 +133,20 @@ class Lake(ConfigurableResource):
     @contextlib.contextmanager
     def stage(self, asset: str, domain: str | None = None) -> Iterator[Staging]:
         """Open a new folder to write a snapshot into; it becomes visible only through `commit`."""
+        pointer = pointer_tag(self._home(asset, domain) / POINTER)
         now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%f")
         target = self._home(asset, domain) / f"{now}-{uuid.uuid4().hex[:8]}"
         if is_local(target):
             target.mkdir(parents=True)
-            with _in_use(Path(target.path)):
-                yield Staging(target, Path(target.path))
+            with removed_on_failure(Path(target.path)):
+                yield Staging(target, Path(target.path), pointer)
         else:
             with tempfile.TemporaryDirectory(prefix="yunmin-stage-") as folder:
-                yield Staging(target, Path(folder))
+                try:
+                    yield Staging(target, Path(folder), pointer)
+                except PointerMovedError:
+                    target.fs.rm(target.path, recursive=True)
+                    raise
 
     def commit(
         self,
@@ -142,6 +164,7 @@ class Lake(ConfigurableResource):
 
         Raises:
             LakeError: nothing was written into the staging folder.
+            PointerMovedError: somebody else published since staging began; theirs stays current.
         """
         files = describe_files(staging.folder)
         if not files:
@@ -161,25 +184,56 @@ class Lake(ConfigurableResource):
             summary=dict(summary or {}),
         )
         self._upload(staging, files)
-        _write_whole(staging.target / MANIFEST, manifest.model_dump_json(indent=1).encode())
-        pointer = json.dumps({"version": manifest.version}).encode()
-        _write_whole(self._home(asset, domain) / POINTER, pointer)
+        write_whole(staging.target / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        self._move(asset, domain, manifest.version, staging.pointer)
         return Snapshot(staging.target, manifest, Path(self.cache).expanduser())
 
-    def workspace(self, asset: str, domain: str | None, fingerprint: str) -> Path:
-        """A local folder that survives a killed run: checkpoints go here, keyed by what is computed."""
-        root = Path(self._root.path) if is_local(self._root) else Path(self.cache).expanduser()
-        folder = root / WORK / _checked(asset) / _domain_folder(domain) / fingerprint
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def roll_back(self, asset: str, domain: str | None, version: str) -> None:
+        """Make another whole snapshot the current one; nothing is removed.
+
+        Raises:
+            LakeError: there is no such snapshot.
+            PointerMovedError: somebody publishes at this moment.
+        """
+        pointer = pointer_tag(self._home(asset, domain) / POINTER)
+        self._move(asset, domain, self.open(asset, domain, version).manifest.version, pointer)
+
+    @contextlib.contextmanager
+    def workspace(self, asset: str, domain: str | None, fingerprint: str) -> Iterator[Path]:
+        """A local folder for checkpoints, keyed by what is computed, that survives a killed run.
+
+        With a remote lake it survives the machine as well; see `remote_workspace`.
+        """
+        home = self._work(asset, domain) / fingerprint
+        if not is_local(home):
+            local = Path(self.cache).expanduser() / WORK / _checked(asset) / _domain_folder(domain)
+            with mirrored_folder(home, local) as folder:
+                yield folder
+            return
+        Path(home.path).mkdir(parents=True, exist_ok=True)
+        with held(Path(home.path)):
+            yield Path(home.path)
 
     def drop_workspaces(self, asset: str, domain: str | None) -> None:
         """Remove the checkpoints of an asset once its snapshot is published."""
-        root = Path(self._root.path) if is_local(self._root) else Path(self.cache).expanduser()
-        shutil.rmtree(root / WORK / _checked(asset) / _domain_folder(domain), ignore_errors=True)
+        work = self._work(asset, domain)
+        with contextlib.suppress(FileNotFoundError):
+            work.fs.rm(work.path, recursive=True)
+
+    def fetch(self, location: Location) -> Path:
+        """What a user gives, a file or folder, on this machine; what lies on S3 is fetched once. See `given_files`.
+
+        Raises:
+            LakeError: there is nothing, or it was changed while it was fetched.
+        """
+        if isinstance(location, Path):
+            if not location.exists():
+                raise LakeError(f"there is nothing at {location}: correct the path in the configuration")
+            return location
+        return fetch_given(open_uri(location, self.endpoint_url), Path(self.cache).expanduser())
 
     def garbage(self, *, older_than: float = DAY) -> list[UPath]:
-        """Folders and temporary files that publishers left behind when they died.
+        """Folders and temporary files that publishers left behind when they died, and checkpoints nobody took up.
 
         Args:
             older_than: seconds of rest after which a folder counts as abandoned, so that one which
@@ -191,12 +245,16 @@ class Lake(ConfigurableResource):
             folder
             for home in homes
             for folder in self._folders(home)
-            if not (folder / MANIFEST).exists() and _last_change(folder) < before and not _is_in_use(folder)
+            if not (folder / MANIFEST).exists() and _last_change(folder) < before and not is_in_use(folder)
         ]
         for home in homes:
             for path in home.iterdir():
                 if path.name.startswith(f".{POINTER}") and _last_change(path) < before:
                     found.append(path)
+        for asset in self._folders(self._root / WORK):
+            for work in (work for home in self._folders(asset) for work in self._folders(home)):
+                if _last_change(work) < before and not is_in_use(work):
+                    found.append(work)
         return sorted(found, key=str)
 
     def superseded(self, *, keep: int = 1) -> list[UPath]:
@@ -228,6 +286,18 @@ class Lake(ConfigurableResource):
     def _home(self, asset: str, domain: str | None) -> UPath:
         return self._root / _checked(asset) / _domain_folder(domain)
 
+    def _move(self, asset: str, domain: str | None, version: str, expected: str | None) -> None:
+        content = json.dumps({"version": version}).encode()
+        if not move_pointer(self._home(asset, domain) / POINTER, content, expected):
+            name = f"{asset}[{domain}]" if domain else asset
+            raise PointerMovedError(
+                f"{name} was published by somebody else meanwhile: theirs stays current; materialize it again if it "
+                "is not up to date"
+            )
+
+    def _work(self, asset: str, domain: str | None) -> UPath:
+        return self._root / WORK / _checked(asset) / _domain_folder(domain)
+
     @staticmethod
     def _folders(parent: UPath) -> list[UPath]:
         if not parent.exists():
@@ -249,7 +319,7 @@ class Lake(ConfigurableResource):
 def open_uri(uri: str, endpoint_url: str | None = None) -> UPath:
     """A local folder (made absolute) or an `s3://bucket/prefix` as a path object."""
     if uri.startswith("s3://"):
-        options: dict[str, Any] = {"use_listings_cache": False}
+        options: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": S3_CLIENT}
         if endpoint_url:
             options["client_kwargs"] = {"endpoint_url": endpoint_url}
         return UPath(uri, **options)
@@ -282,62 +352,13 @@ def _domain_folder(domain: str | None) -> str:
     return GLOBAL if domain is None else check_domain(domain)
 
 
-@contextlib.contextmanager
-def _in_use(folder: Path) -> Iterator[None]:
-    """Mark a staging folder as being written; remove it when writing fails. A killed process lets go of it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _is_in_use(folder: UPath) -> bool:
-    """Whether a living process is writing a staging folder, however long ago it wrote last."""
-    if not is_local(folder):
-        return False  # a remote folder is staged locally and only uploaded at the end
-    descriptor = os.open(folder.path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _read_whole(path: UPath) -> bytes:
-    """Read a small file in one request: an open S3 file fails when its object is replaced while it is read."""
-    return Path(path.path).read_bytes() if is_local(path) else bytes(path.fs.cat_file(path.path))
-
-
-def _write_whole(path: UPath, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or the one before: an object PUT, or write and rename."""
-    if not is_local(path):
-        path.fs.pipe_file(path.path, content)
-        return
-    target = Path(path.path)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, target)
-    flush(target.parent)
-
-
 def _last_change(path: UPath) -> float:
     """Seconds since the epoch of the newest file in a folder (of the folder itself when it is empty)."""
-    times = [_modified(child) for child in path.rglob("*") if child.is_file()] if path.is_dir() else []
-    return max([*times, _modified(path)])
-
-
-def _modified(path: UPath) -> float:
-    if is_local(path):
-        return Path(path.path).stat().st_mtime
-    modified = path.fs.info(path.path).get("LastModified")  # absent for S3 "folders"
-    return modified.timestamp() if modified else 0.0
+    if not is_local(path):
+        # S3 has no folders, so there is no empty one.
+        found = path.fs.find(path.path, detail=True).values()
+        return max((entry["LastModified"].timestamp() for entry in found), default=0.0)
+    own = Path(path.path)
+    return max(
+        each.stat().st_mtime for each in (own, *(child for child in own.rglob("*") if child.is_file()))
+    )

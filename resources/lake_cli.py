@@ -2,8 +2,10 @@
 
     python -m resources.lake_cli list               current snapshots with rows and bytes
     python -m resources.lake_cli verify             read every current file again and compare hashes
-    python -m resources.lake_cli garbage            what publishers that died left behind
+    python -m resources.lake_cli garbage            what publishers that died left behind, and forgotten checkpoints
     python -m resources.lake_cli collect [--keep N] remove garbage; with --keep also all but N older snapshots
+    python -m resources.lake_cli versions ASSET     whole snapshots, newest first; * is the current one
+    python -m resources.lake_cli rollback ASSET     make the one before the current one current, or that of --to
 
 The lake is that of the configuration (`YUNMIN_CONFIG`, `YUNMIN_LAKE`) unless --lake names another.
 """
@@ -15,6 +17,8 @@ from collections.abc import Iterator
 from resources.lake import DAY, Lake
 from resources.settings import Settings
 from resources.snapshot import LakeError, Snapshot
+
+COMMANDS = ("list", "verify", "garbage", "collect", "versions", "rollback")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1 if problems else 0
     elif options.command == "garbage":
         print("\n".join(str(path) for path in lake.garbage(older_than=options.older_than)) or "no garbage")
+    elif options.command == "versions":
+        current = lake.current(options.asset, options.domain).manifest.version
+        for version in reversed(lake.versions(options.asset, options.domain)):
+            snapshot = lake.open(options.asset, options.domain, version)
+            print("*" if version == current else " ", _line(snapshot))
+    elif options.command == "rollback":
+        version = options.to or version_before_current(lake, options.asset, options.domain)
+        lake.roll_back(options.asset, options.domain, version)
+        print(_line(lake.current(options.asset, options.domain)))
     else:
         removed = lake.collect(older_than=options.older_than, keep=options.keep)
         print("\n".join(f"removed {path}" for path in removed) or "nothing to remove")
@@ -58,6 +71,19 @@ def find_problems(lake: Lake) -> list[str]:
     return problems
 
 
+def version_before_current(lake: Lake, asset: str, domain: str | None) -> str:
+    """The newest whole snapshot that is older than the current one.
+
+    Raises:
+        LakeError: there is none.
+    """
+    current = lake.current(asset, domain).manifest.version
+    older = [version for version in lake.versions(asset, domain) if version < current]
+    if not older:
+        raise LakeError(f"{asset} has no snapshot before {current}: see `versions {asset}`")
+    return older[-1]
+
+
 def _line(snapshot: Snapshot) -> str:
     manifest = snapshot.manifest
     name = f"{manifest.asset}[{manifest.domain}]" if manifest.domain else manifest.asset
@@ -67,12 +93,23 @@ def _line(snapshot: Snapshot) -> str:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Look after the lake.")
-    parser.add_argument("command", choices=["list", "verify", "garbage", "collect"])
-    parser.add_argument("--lake", help="folder or s3:// prefix (default: that of the configuration)")
-    parser.add_argument(
-        "--older-than", type=float, default=DAY, help="seconds of rest before a folder counts as garbage"
+    lake = argparse.ArgumentParser(add_help=False)
+    lake.add_argument("--lake", help="folder or s3:// prefix (default: that of the configuration)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    parsers = {name: commands.add_parser(name, parents=[lake]) for name in COMMANDS}
+    for name in ("garbage", "collect"):
+        parsers[name].add_argument(
+            "--older-than", type=float, default=DAY, help="seconds of rest before a folder counts as garbage"
+        )
+    parsers["collect"].add_argument(
+        "--keep", type=int, help="older snapshots to keep of each asset (default: all)"
     )
-    parser.add_argument("--keep", type=int, help="older snapshots to keep of each asset (default: all)")
+    for name in ("versions", "rollback"):
+        parsers[name].add_argument("asset")
+        parsers[name].add_argument("--domain", help="of a partitioned asset")
+    parsers["rollback"].add_argument(
+        "--to", metavar="VERSION", help="default: the one before the current one"
+    )
     return parser.parse_args(arguments)
 
 

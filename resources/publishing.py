@@ -6,9 +6,12 @@ computes only when the fingerprint (code version, configuration, upstream conten
 that of the current snapshot, measures the cost, evaluates the checks, moves the pointer only when no
 blocking check failed, and returns the metadata stored in the manifest, so that an unchanged asset
 shows the same page in the UI as on the day it was computed.
+
+An asset that fails is tried again by `RETRIES`, and goes on from its checkpoints, unless no retry would help.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -20,16 +23,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dagster
 from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
     AssetExecutionContext,
     AssetObservation,
+    AssetsDefinition,
+    Backoff,
     DataVersion,
     Failure,
+    Jitter,
     MaterializeResult,
     MetadataValue,
+    RetryPolicy,
 )
 from dagster_shared.utils.warnings import PreviewWarning
 
@@ -40,6 +48,12 @@ from yunmin_assets.process_memory import PEAK_RESIDENT, memory_bytes
 from yunmin_assets.progress import Log
 
 GPU_POOL = "gpu"
+RETRIES = RetryPolicy(max_retries=2, delay=10, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+"""Of every asset: a pod that was evicted, a store or a GPU that failed. Seconds, doubled each time, ± as much."""
+
+HOPELESS = (ValueError, ArithmeticError)
+"""Bad input, a wrong option, a loss that is not finite: the same again on a retry."""
+
 _CLEAR_PEAK_MEMORY = "5"  # written to /proc/self/clear_refs, see proc(5)
 
 
@@ -78,6 +92,8 @@ class Step:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Every option the result depends on, as JSON values."""
     bytes_in: int = 0
+    opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What lasts until `publish` ends: the workspace, when the asset asks for one."""
 
     @property
     def asset(self) -> str:
@@ -118,7 +134,11 @@ class Step:
 
     def workspace(self) -> Path:
         """A folder for checkpoints that outlives a killed run of exactly this computation."""
-        return self.lake.workspace(self.asset, self.domain, self.fingerprint)
+        return self._workspace
+
+    @functools.cached_property
+    def _workspace(self) -> Path:
+        return self.opened.enter_context(self.lake.workspace(self.asset, self.domain, self.fingerprint))
 
     def observe(self, figures: Mapping[str, Any]) -> None:
         """Show on the asset's page how far a long computation is, while there is no snapshot yet."""
@@ -133,6 +153,22 @@ class Step:
 
 Computation = Callable[[Path], Outcome]
 Events = Iterator[MaterializeResult | AssetCheckResult]
+
+
+def asset(**options: Any) -> Callable[[Callable[..., Events]], AssetsDefinition]:
+    """Dagster's `asset`, tried again when it fails, unless the same would come of it (`HOPELESS`, `LakeError`)."""
+
+    def define(function: Callable[..., Events]) -> AssetsDefinition:
+        @functools.wraps(function)
+        def without_hopeless_retries(*arguments: Any, **resources: Any) -> Events:
+            try:
+                yield from function(*arguments, **resources)
+            except HOPELESS as error:
+                raise Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+
+        return dagster.asset(retry_policy=RETRIES, **options)(without_hopeless_retries)
+
+    return define
 
 
 def publish(step: Step, compute: Computation) -> Events:
@@ -150,7 +186,7 @@ def publish(step: Step, compute: Computation) -> Events:
         step.context.log.debug("inputs, options and code are unchanged: nothing to publish")
         yield _result(current, published=False)
         return
-    with step.lake.stage(step.asset, step.domain) as staging:
+    with step.opened, step.lake.stage(step.asset, step.domain) as staging:
         meter = _Meter()
         outcome = compute(staging.folder)
         cost = meter.read(gpus=step.gpus, bytes_in=step.bytes_in, tokens=outcome.tokens)

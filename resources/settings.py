@@ -129,9 +129,9 @@ PathConfig = TypeVar("PathConfig", TokenizerConfig, ReferenceConfig, BaseModelCo
 
 
 def _with_absolute_path(config: PathConfig) -> PathConfig:
-    return (
-        config.model_copy(update={"path": REPOSITORY / config.path.expanduser()}) if config.path else config
-    )
+    if not isinstance(config.path, Path):
+        return config
+    return config.model_copy(update={"path": REPOSITORY / config.path.expanduser()})
 
 
 def _absolute(uri: str) -> str:

@@ -4,6 +4,7 @@ The manifest is written last, so a folder without one is garbage. It holds the h
 inputs, what it cost, and what the asset told about itself.
 """
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from dagster import Failure
 from pydantic import Field
 from upath import UPath
 
@@ -22,8 +24,18 @@ from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.files import sha256_of
 
 
-class LakeError(RuntimeError):
-    """Something in the lake is absent or broken; the message names it and the cure."""
+class LakeError(Failure):
+    """Something in the lake is absent or broken; the message names it and the cure. No retry would help."""
+
+    def __init__(self, message: str, *, allow_retries: bool = False) -> None:
+        super().__init__(message, allow_retries=allow_retries)
+
+
+class PointerMovedError(LakeError):
+    """Somebody else published while this was computed. A retry finds their snapshot."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, allow_retries=True)
 
 
 class FileEntry(ConfigModel):
@@ -125,6 +137,7 @@ class Snapshot:
     def _fetch(self, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".fetch-", dir=target.parent))
+        published = dt.datetime.fromisoformat(self.manifest.created).timestamp()
         for entry in self.manifest.files:
             path = part / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,12 +147,18 @@ class Snapshot:
                 raise LakeError(
                     f"{self.folder / entry.name} differs from its manifest: it was changed or cut short"
                 )
-        try:
-            os.rename(part, target)
-        except OSError:  # another process fetched the same content first
-            shutil.rmtree(part)
-            if not target.exists():
-                raise
+            os.utime(path, (published, published))  # on every machine the same file, for who compares times
+        put_in_cache(part, target)
+
+
+def put_in_cache(part: Path, target: Path) -> None:
+    """Give a fetched folder its name in the cache, unless another process fetched the same content first."""
+    try:
+        os.rename(part, target)
+    except OSError:
+        shutil.rmtree(part)
+        if not target.exists():
+            raise
 
 
 def is_local(path: UPath) -> bool:

@@ -11,12 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dagster import RetryPolicy
 
 from resources.lake import open_uri
+from tests.s3_proxy import Proxy
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 SERVER_START_SECONDS = 60.0
+
+
+@pytest.fixture(autouse=True)
+def no_pauses_between_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An asset that fails is tried again at once; how long the pauses are is Dagster's affair."""
+    monkeypatch.setattr(RetryPolicy, "calculate_delay", lambda policy, attempt: 0)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +57,15 @@ def s3_endpoint() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture
+def proxy(s3_endpoint: str) -> Iterator[Proxy]:
+    """Stands before the S3 server and breaks what it is told to."""
+    server = Proxy(s3_endpoint)
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 def _wait_until_it_answers(url: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from definitions import defs
+from resources.publishing import RETRIES
 from tests.conftest import REPOSITORY
 
 CODE_SERVER_CPU_SECONDS = 5.0
@@ -76,14 +77,28 @@ def test_every_asset_is_described_owned_versioned_and_checked() -> None:
         assert key in checked, key
 
 
-def test_the_named_jobs_and_the_sensor_are_there() -> None:
+def test_every_asset_is_tried_again_when_it_fails() -> None:
+    policies = {
+        assets.key.path[-1]: assets.op.retry_policy
+        for assets in defs.resolve_asset_graph().assets_defs
+        if assets.is_executable
+    }
+    assert set(policies) == set(LINEAGE)
+    assert set(policies.values()) == {RETRIES}
+
+
+def test_the_named_jobs_and_the_sensors_are_there() -> None:
     assert {job.name for job in defs.jobs or []} == {
         "whole_pipeline",
         "per_domain_chain",
         "merge_and_evaluate",
         "study_pruning",
     }
-    assert [sensor.name for sensor in defs.sensors or []] == ["raw_folder_sensor"]
+    assert [sensor.name for sensor in defs.sensors or []] == [
+        "raw_data_sensor",
+        "automation_conditions",
+        "run_failure_alerts",
+    ]
 
 
 def test_the_whole_pipeline_is_everything_but_the_study_which_has_its_own_job() -> None:
@@ -120,6 +135,26 @@ def test_the_code_server_loads_in_five_cpu_seconds_without_a_warning_or_a_heavy_
     seconds, heavy = result.stdout.split(maxsplit=1)
     assert heavy.strip() == "[]"
     assert float(seconds) <= CODE_SERVER_CPU_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("executor", "said"),
+    [
+        ("kubernetes", "k8s"),  # Dagster's name of it
+        ("in_process", "in_process"),
+        ("slurm", "YUNMIN_EXECUTOR is 'slurm': choose multiprocess, in_process or kubernetes"),
+    ],
+)
+def test_the_environment_chooses_where_steps_run(executor: str, said: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "import definitions; print(definitions.defs.executor.name)"],
+        cwd=REPOSITORY,
+        env=os.environ | {"YUNMIN_EXECUTOR": executor},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("command", [["check", "defs"], ["list", "defs", "--json"]])

@@ -1,6 +1,14 @@
 """The base of every stage's configuration object."""
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+S3Uri = Annotated[str, Field(pattern="^s3://[^/]+/.")]
+
+Location = S3Uri | Path
+"""A file or folder on this machine, or the `s3://` URI of one; a path would make one slash of two."""
 
 
 class ConfigModel(BaseModel):

@@ -7,11 +7,8 @@ import re
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -22,66 +19,6 @@ from yunmin_assets.columnar import DamagedFileError, MixedDataset, PackConfig, P
 from yunmin_assets.columnar.block_cache import LOCK_FILE
 
 MEGABYTE = 1024 * 1024
-
-
-class Proxy(ThreadingHTTPServer):
-    """Passes requests on, and breaks things.
-
-    `breaks` is asked what to do to a GET, by the file's name and how often the same was asked for before: None,
-    "refuse", "cut" (the connection breaks), "flip" (a bit) or "empty". `status` answers every request.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, target):
-        super().__init__(("127.0.0.1", 0), ProxyHandler)
-        self.target, self.status, self.breaks = target, None, lambda name, before: None
-        self.requests, self.ranges = [], []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class ProxyHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-        path, asked = self.path.split("?")[0], self.headers.get("Range", "")
-        request = (self.command, path, asked)
-        before = self.server.requests.count(request)
-        self.server.requests.append(request)
-        fault = self.server.breaks(path.split("/")[-1], before) if self.command == "GET" else None
-        if asked and path.endswith(".parquet"):
-            begin, end = asked.removeprefix("bytes=").split("-")
-            self.server.ranges.append((path, int(begin), int(end)))
-        if fault == "refuse" or self.server.status:
-            self.send_error(self.server.status or 503)
-            return
-        request = urllib.request.Request(self.server.target + self.path, headers=headers, method=self.command)
-        try:
-            with urllib.request.urlopen(request) as response:
-                status, answer, body = response.status, response.headers, response.read()
-        except urllib.error.HTTPError as error:
-            status, answer, body = error.code, error.headers, error.read()
-        if fault == "flip":
-            body = body[:40] + bytes([body[40] ^ 1]) + body[41:]
-        if fault == "empty":
-            body = b""
-        self.send_response(status)
-        for name, value in answer.items():
-            if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
-                self.send_header(name, value)
-        length = int(answer.get("Content-Length", 0)) if self.command == "HEAD" else len(body)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
-        if fault == "cut":
-            self.close_connection = True
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +38,6 @@ def uploaded(packed, s3_endpoint):
 
 def options(endpoint):
     return {"client_kwargs": {"endpoint_url": endpoint}}
-
-
-@pytest.fixture
-def proxy(s3_endpoint):
-    server = Proxy(s3_endpoint)
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from upath import UPath
 
 from yunmin_assets.corpus.clean import CleanSummary, clean_domain, clean_text
 from yunmin_assets.corpus.config import CorpusConfig
-from yunmin_assets.corpus.raw import inspect_object, list_domains
+from yunmin_assets.corpus.listing import list_domains
+from yunmin_assets.corpus.raw import inspect_object
 from yunmin_assets.documents import DOCUMENT_SCHEMA, document_files, read_documents
 
 LONG = "가나다라마바사아자차카타파하 " * 10

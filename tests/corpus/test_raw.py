@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upath import UPath
 
-from yunmin_assets.corpus.raw import RawObjectError, inspect_object, list_domains, parse_line, read_lines
+from resources.lake import open_uri
+from yunmin_assets.corpus.listing import (
+    ListedObject,
+    ObjectInMotionError,
+    RawObjectError,
+    list_domains,
+    look_again,
+)
+from yunmin_assets.corpus.raw import inspect_object, parse_line, read_lines
 
 LINES = [f'{{"text": "문서 {number}"}}' for number in range(5)]
 CONTENT = "\n".join(LINES).encode()
@@ -28,34 +36,17 @@ def root(tmp_path: Path) -> UPath:
     return UPath(tmp_path)
 
 
-def write(root: UPath, name: str, content: bytes) -> UPath:
+def write(root: UPath, name: str, content: bytes) -> ListedObject:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return path
+    return listed(root, name)
 
 
-def test_a_domain_is_a_file_or_a_folder_and_hidden_and_unfinished_files_are_left_alone(root: UPath) -> None:
-    for name in ("law.jsonl.zst", "tech/b.jsonl", "tech/deep/a.jsonl.gz", "tech/notes.txt", "news.parquet"):
-        write(root, name, b"x")
-    for name in (
-        "_truth/pairs.parquet",
-        ".hidden.jsonl",
-        "law2.jsonl.part",
-        "tech/.a.jsonl",
-        "tech/c.jsonl.tmp",
-    ):
-        write(root, name, b"x")
-    (root / "empty_folder").mkdir()
-    found = list_domains(root)
-    assert list(found) == ["law", "news", "tech"]
-    assert [path.name for path in found["tech"].objects] == ["b.jsonl", "a.jsonl.gz"]
-    assert [path.name for path in found["tech"].unread] == ["notes.txt"]
-
-
-def test_a_missing_raw_folder_is_named_with_the_cure(root: UPath) -> None:
-    with pytest.raises(RawObjectError, match="nowhere does not exist: create it"):
-        list_domains(root / "nowhere")
+def listed(root: UPath, name: str) -> ListedObject:
+    found = look_again(root, name)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -82,7 +73,7 @@ def test_line_numbers_count_blank_lines_so_that_an_editor_finds_them(root: UPath
 def test_parquet_rows_are_documents_too(root: UPath) -> None:
     table = pa.table({"text": ["하나", "둘"], "id": ["1", "2"]})
     pq.write_table(table, str(root / "a.parquet"))
-    seen = inspect_object(root, root / "a.parquet")
+    seen = inspect_object(root, listed(root, "a.parquet"))
     assert seen.lines == 2
     assert [row for _, row in read_lines(root, seen)] == table.to_pylist()
 
@@ -116,6 +107,29 @@ def test_an_object_that_changed_since_it_was_seen_is_refused(root: UPath) -> Non
     (root / "a.jsonl").unlink()
     with pytest.raises(RawObjectError, match=r"a\.jsonl is gone since raw_corpus saw it"):
         list(read_lines(root, seen))
+
+
+def test_an_object_that_moves_between_listing_and_reading_is_named_and_may_be_tried_again(
+    root: UPath,
+) -> None:
+    item = write(root, "a.jsonl", CONTENT)
+    write(root, "a.jsonl", CONTENT * 2)
+    with pytest.raises(ObjectInMotionError, match=r"a\.jsonl was written again while raw_corpus read it"):
+        inspect_object(root, item)
+    (root / "a.jsonl").unlink()
+    with pytest.raises(ObjectInMotionError, match=r"a\.jsonl was removed while raw_corpus read it"):
+        inspect_object(root, item)
+
+
+def test_an_object_on_s3_that_moves_between_listing_and_reading_is_named_too(s3_endpoint: str) -> None:
+    root = open_uri("s3://lake/moving", s3_endpoint)
+    item = write(root, "law/a.jsonl.zst", zstd(CONTENT))
+    write(root, "law/a.jsonl.zst", zstd(CONTENT)[:20])
+    with pytest.raises(ObjectInMotionError, match=r"law/a\.jsonl\.zst was written again"):
+        inspect_object(root, item)
+    root.fs.rm_file((root / "law/a.jsonl.zst").path)
+    with pytest.raises(ObjectInMotionError, match=r"law/a\.jsonl\.zst was removed"):
+        inspect_object(root, item)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from yunmin_assets.language_model.processes import run_in_processes
+from yunmin_assets.language_model.processes import run_in_processes, usable_cores
 
 LOGGED = {"들립니까", "noise \ufffd of a library"}
 
@@ -42,3 +42,12 @@ def test_a_rank_that_fails_while_another_waits_for_it_ends_all_with_its_reason(
     assert said in str(raised.value) and ended in str(raised.value)
     if failure in ("raises", "is killed"):
         assert set(lines) == LOGGED and reports == [{"step": 3}]
+
+
+def test_threads_are_as_many_as_a_pod_may_use_and_never_more_than_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = usable_cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what the CPU limit of a pod sets: configs/pods.yaml
+    assert usable_cores() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", str(cores + 1))
+    assert usable_cores() == cores

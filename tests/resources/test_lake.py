@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from resources.lake import POINTER, Lake, check_domain
-from resources.snapshot import LakeError, Snapshot
+from resources.lake import Lake, check_domain
+from resources.pointer import POINTER
+from resources.snapshot import LakeError, PointerMovedError, Snapshot
 from tests.conftest import REPOSITORY
 
 
@@ -233,25 +236,34 @@ PUBLISH_MANY = textwrap.dedent(
     """
     import sys
     from resources.lake import Lake
+    from resources.snapshot import PointerMovedError
 
     uri, endpoint, name, times = sys.argv[1:]
     lake = Lake(uri=uri, endpoint_url=endpoint or None)
     for number in range(int(times)):
-        with lake.stage("clean_corpus", "law") as staging:
-            for part in ("a", "b", "c"):
-                (staging.folder / part).write_text(f"{name}{number}" * 100)
-            lake.commit(staging, asset="clean_corpus", domain="law", fingerprint=f"{name}{number}")
+        try:
+            with lake.stage("clean_corpus", "law") as staging:
+                for part in ("a", "b", "c"):
+                    (staging.folder / part).write_text(f"{name}{number}" * 100)
+                lake.commit(staging, asset="clean_corpus", domain="law", fingerprint=f"{name}{number}")
+            print("won")
+        except PointerMovedError:
+            print("told")
     """
 )
 
 
-def test_two_publishers_at_once_never_show_half_a_snapshot(lake: Lake) -> None:
-    times = 40 if lake.endpoint_url is None else 8
+def test_two_publishers_at_once_never_show_half_a_snapshot_and_each_is_told_whether_it_won(
+    lake: Lake,
+) -> None:
+    times = 40 if lake.endpoint_url is None else 12
     commands = [
         [sys.executable, "-c", PUBLISH_MANY, lake.uri, lake.endpoint_url or "", name, str(times)]
         for name in ("x", "y")
     ]
-    processes = [subprocess.Popen(command, cwd=REPOSITORY) for command in commands]
+    processes = [
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for command in commands
+    ]
     seen = set()
     while any(process.poll() is None for process in processes):
         snapshot = lake.find("clean_corpus", "law")
@@ -260,9 +272,35 @@ def test_two_publishers_at_once_never_show_half_a_snapshot(lake: Lake) -> None:
             assert len({(snapshot.folder / part).read_text() for part in "abc"}) == 1
             seen.add(snapshot.manifest.version)
         time.sleep(0.002)
+    answers = [line for process in processes for line in process.communicate()[0].split()]
     assert [process.returncode for process in processes] == [0, 0]
     assert len(seen) > 2
-    assert len(lake.versions("clean_corpus", "law")) == 2 * times
+    assert len(answers) == 2 * times
+    assert len(lake.versions("clean_corpus", "law")) == answers.count("won")
+
+
+def test_of_many_writers_that_began_with_the_same_snapshot_exactly_one_wins(lake: Lake) -> None:
+    """Eight at once, and every other is told and leaves nothing behind."""
+    for race in range(6):
+        start = threading.Barrier(8)
+
+        def write(number: int, start: threading.Barrier = start, race: int = race) -> str | None:
+            with lake.stage("clean_corpus", "law") as staging:
+                (staging.folder / "a.txt").write_text(f"{race} {number}")
+                start.wait()
+                try:
+                    lake.commit(staging, asset="clean_corpus", domain="law", fingerprint="")
+                except PointerMovedError as error:
+                    assert "was published by somebody else" in str(error)
+                    raise
+                return staging.target.name
+
+        with ThreadPoolExecutor(8) as pool:
+            writers = [pool.submit(write, number) for number in range(8)]
+        won = [writer.result() for writer in writers if writer.exception() is None]
+        assert won == [lake.current("clean_corpus", "law").manifest.version]
+        assert {type(writer.exception()) for writer in writers} == {type(None), PointerMovedError}
+        assert len(lake.versions("clean_corpus", "law")) == race + 1
 
 
 def test_a_pointer_to_a_lost_snapshot_is_an_error_that_names_it(local_lake: Lake) -> None:
@@ -274,12 +312,34 @@ def test_a_pointer_to_a_lost_snapshot_is_an_error_that_names_it(local_lake: Lake
     assert local_lake.open("clean_corpus", "law", snapshot.manifest.version).verify() == []
 
 
-def test_a_workspace_outlives_the_process_and_goes_when_it_is_dropped(local_lake: Lake) -> None:
-    (local_lake.workspace("lora_adapter", "law", "f1") / "checkpoint").write_text("step 3")
-    assert (local_lake.workspace("lora_adapter", "law", "f1") / "checkpoint").read_text() == "step 3"
-    assert not list(local_lake.workspace("lora_adapter", "law", "f2").iterdir())
-    local_lake.drop_workspaces("lora_adapter", "law")
-    assert not list(local_lake.workspace("lora_adapter", "law", "f1").iterdir())
+def test_a_workspace_outlives_the_process_and_goes_when_it_is_dropped(lake: Lake) -> None:
+    with pytest.raises(InterruptedError), lake.workspace("lora_adapter", "law", "f1") as folder:
+        (folder / "checkpoint").write_text("step 3")
+        raise InterruptedError
+    with lake.workspace("lora_adapter", "law", "f1") as folder:
+        assert (folder / "checkpoint").read_text() == "step 3"
+    with lake.workspace("lora_adapter", "law", "f2") as folder:
+        assert not list(folder.iterdir())
+    lake.drop_workspaces("lora_adapter", "law")
+    lake.drop_workspaces("lora_adapter", "law")
+    with lake.workspace("lora_adapter", "law", "f1") as folder:
+        assert not list(folder.iterdir())
+
+
+def test_checkpoints_that_nobody_took_up_are_garbage(lake: Lake) -> None:
+    with pytest.raises(InterruptedError), lake.workspace("lora_adapter", "law", "f1") as folder:
+        (folder / "checkpoint").write_text("step 3")
+        raise InterruptedError
+    assert lake.garbage() == [], "somebody may still take them up"
+    assert [path.name for path in lake.collect(older_than=-1)] == ["f1"]
+    assert lake.garbage(older_than=-1) == []
+    assert lake.assets() == []
+
+
+def test_checkpoints_of_a_living_run_are_never_garbage_however_old(local_lake: Lake) -> None:
+    with local_lake.workspace("lora_adapter", "law", "f1"):
+        assert local_lake.garbage(older_than=-1) == []
+    assert len(local_lake.garbage(older_than=-1)) == 1
 
 
 def test_a_folder_that_is_being_written_is_never_garbage_however_old(local_lake: Lake) -> None:

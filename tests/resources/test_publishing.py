@@ -11,12 +11,14 @@ from dagster import (
     AssetsDefinition,
     DagsterInstance,
     ExecuteInProcessResult,
-    asset,
     materialize,
 )
 
 from resources.lake import Lake
-from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.publishing import RETRIES, Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
+
+STORED: dict[str, Any] = {"metadata": {}, "checks": []}
+"""The least that `publish` stores in a manifest."""
 
 
 class Counter:
@@ -173,3 +175,99 @@ def test_a_step_of_the_gpu_pool_pays_for_every_gpu_it_holds(
     cost = lake.current("words").manifest.cost
     assert cost.gpu_seconds == pytest.approx(gpus * cost.wall_seconds, abs=0.01)
     assert cost.wall_seconds >= 0.2
+
+
+class Flaky:
+    """An asset that does something else on each attempt."""
+
+    def __init__(self, home: Path, instance: DagsterInstance) -> None:
+        self.lake, self.instance, self.attempts = Lake(uri=str(home / "lake")), instance, 0
+
+    def run(self, *attempts: Callable[[Step], None], upstream: str = "") -> ExecuteInProcessResult:
+        @asset(code_version="1")
+        def words(context: AssetExecutionContext) -> Events:
+            self.attempts += 1
+            if upstream:
+                self.lake.current(upstream)
+            step = Step(context, self.lake, {})
+
+            def compute(folder: Path) -> Outcome:
+                attempts[self.attempts - 1](step)
+                (folder / "text.txt").write_text("말")
+                return Outcome({})
+
+            yield from publish(step, compute)
+
+        return materialize([words], instance=self.instance, raise_on_error=False)
+
+
+@pytest.fixture
+def flaky(counter: Counter, tmp_path: Path) -> Flaky:
+    return Flaky(tmp_path, counter.instance)
+
+
+def succeed(step: Step) -> None:
+    """Nothing stands in the way."""
+
+
+def failing(error: Exception) -> Callable[[Step], None]:
+    def fail(step: Step) -> None:
+        raise error
+
+    return fail
+
+
+def message_of(result: ExecuteInProcessResult) -> str:
+    (failure,) = (event for event in result.all_events if event.is_step_failure)
+    data = failure.step_failure_data
+    return str(data.user_failure_data.description if data.user_failure_data else data.error)
+
+
+def test_what_fails_by_chance_is_tried_again_and_goes_on_from_its_checkpoint(flaky: Flaky) -> None:
+    def begin(step: Step) -> None:
+        (step.workspace() / "checkpoint").write_text("half")
+        raise ConnectionResetError("the store went away")
+
+    def go_on(step: Step) -> None:
+        assert (step.workspace() / "checkpoint").read_text() == "half"
+
+    assert flaky.run(begin, failing(RuntimeError("CUDA error")), go_on).success
+    assert flaky.attempts == 3
+
+
+def test_what_always_fails_is_given_up(flaky: Flaky) -> None:
+    assert not flaky.run(*[failing(OSError("disk full"))] * 9).success
+    assert flaky.attempts == 1 + RETRIES.max_retries
+
+
+@pytest.mark.parametrize("error", [ValueError("a text is null"), FloatingPointError("the loss is nan")])
+def test_bad_input_is_not_tried_again_and_named(flaky: Flaky, error: Exception) -> None:
+    result = flaky.run(failing(error), succeed)
+    assert flaky.attempts == 1
+    assert message_of(result) == f"{type(error).__name__}: {error}"
+
+
+def test_a_missing_upstream_is_not_waited_for(flaky: Flaky) -> None:
+    result = flaky.run(succeed, succeed, upstream="sentences")
+    assert flaky.attempts == 1
+    assert "sentences has no snapshot" in message_of(result)
+
+
+def test_a_failed_blocking_check_is_not_tried_again(counter: Counter) -> None:
+    counter.run(is_good=False)
+    assert counter.computed == 1
+
+
+def test_who_lost_against_another_publisher_takes_over_what_that_one_published(flaky: Flaky) -> None:
+    def let_another_publish(step: Step) -> None:
+        with flaky.lake.stage("words") as staging:
+            (staging.folder / "text.txt").write_text("말")
+            flaky.lake.commit(
+                staging, asset="words", domain=None, fingerprint=step.fingerprint, summary=STORED
+            )
+
+    result = flaky.run(let_another_publish)
+    assert result.success
+    assert flaky.attempts == 2
+    assert metadata(result)["published"] is False
+    assert len(flaky.lake.versions("words")) == 1

@@ -26,6 +26,24 @@ def test_the_shipped_configuration_is_valid_and_its_folders_are_below_the_reposi
     assert (REPOSITORY / config.evaluation.prompts).exists()
 
 
+def test_the_production_configuration_is_valid_and_all_its_data_lies_on_s3() -> None:
+    config = load_pipeline_config(REPOSITORY / "configs" / "production.yaml")
+    given = (config.tokenizer.path, config.base_model.path, config.evaluation.benchmarks)
+    for uri in (config.raw, config.lake, *given):
+        assert isinstance(uri, str)
+        assert uri.startswith("s3://yunmin-")
+    assert set(config.dedup.domain_priority) == {
+        "main_data",
+        "korean_textbook",
+        "academic_data",
+        "papers_data",
+        "national_data",
+        "national_assembly_data",
+        "web_data",
+        "social_media_data",
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -55,6 +73,12 @@ def test_the_environment_overrides_the_folders_and_relative_model_paths_are_belo
     config = load_pipeline_config(config_file(tmp_path, "base_model: {path: models/base}"))
     assert config.lake == "s3://bucket/lake"
     assert config.base_model.path == REPOSITORY / "models" / "base"
+
+
+@pytest.mark.parametrize("section", ["tokenizer", "reference_model", "base_model"])
+def test_what_a_user_gives_may_lie_on_s3(tmp_path: Path, section: str) -> None:
+    config = load_pipeline_config(config_file(tmp_path, f"{section}: {{path: s3://bucket/folder//model}}"))
+    assert getattr(config, section).path == "s3://bucket/folder//model"
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/x", "file:///tmp/x", "S3://bucket/x"])

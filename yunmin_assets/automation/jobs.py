@@ -14,6 +14,22 @@ INGEST = ("raw_corpus", "clean_corpus", "signatures")
 GLOBAL_MODELS = ("tokenizer", "reference_model", "base_model")
 """What the rest of a domain's chain builds on; made once by `whole_pipeline`."""
 
+CHAIN = (
+    *INGEST,
+    "duplicate_clusters",
+    "deduped_corpus",
+    "perplexity",
+    "pruning_thresholds",
+    "pruned_corpus",
+    "parquet_shards",
+    "lora_adapter",
+    "diff_vector",
+)
+"""One domain from raw text to its difference vector, with the two assets over all domains that lie between."""
+
+FAN_INS = ("joint_adapter", "domain_weights", "merged_model", "loading_benchmark", "eval_report")
+"""What follows, once for all domains, when any of them has changed."""
+
 STUDY = AssetSelection.assets("pruning_study")
 
 whole_pipeline = define_asset_job(
@@ -24,25 +40,13 @@ whole_pipeline = define_asset_job(
 
 per_domain_chain = define_asset_job(
     "per_domain_chain",
-    selection=AssetSelection.assets(
-        *INGEST,
-        "duplicate_clusters",
-        "deduped_corpus",
-        "perplexity",
-        "pruning_thresholds",
-        "pruned_corpus",
-        "parquet_shards",
-        "lora_adapter",
-        "diff_vector",
-    ),
+    selection=AssetSelection.assets(*CHAIN),
     description="One domain from raw text to its difference vector, deduplicated against all others.",
 )
 
 merge_and_evaluate = define_asset_job(
     "merge_and_evaluate",
-    selection=AssetSelection.assets(
-        "joint_adapter", "domain_weights", "merged_model", "loading_benchmark", "eval_report"
-    ),
+    selection=AssetSelection.assets(*FAN_INS),
     description="Joint control, domain weights, merged model, loading speed and the report.",
 )
 

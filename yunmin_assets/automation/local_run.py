@@ -25,7 +25,6 @@ from yunmin_assets.automation.workplace import (
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
-    from dagster._core.execution.plan.objects import StepFailureData
 
     from yunmin_assets.automation.plan import Phase
 
@@ -66,7 +65,7 @@ def run_graph(domains: list[str], job: str = WHOLE_PIPELINE) -> list[str]:
     from dagster import DagsterInstance
 
     from definitions import defs, settings
-    from yunmin_assets.corpus.raw import SUFFIXES, RawObjectError, list_domains
+    from yunmin_assets.corpus.listing import SUFFIXES, RawObjectError, list_domains
 
     root = settings.raw_root()
     try:
@@ -167,6 +166,8 @@ def _phases(defs: "Definitions", job: str) -> list["Phase"]:
 def _run(
     defs: "Definitions", job: str, instance: "DagsterInstance", phase: "Phase", domain: str | None
 ) -> bool:
+    from yunmin_assets.automation.failure_alerts import reason_of
+
     result = defs.resolve_job_def(job).execute_in_process(
         run_config=TERMINAL,
         instance=instance,
@@ -178,16 +179,8 @@ def _run(
     for event in result.all_events:
         if event.is_step_failure:
             name = f"{event.step_key}[{domain}]" if domain else event.step_key
-            print(f"  ✗ {name}: {_reason(event.step_failure_data)}", flush=True)
+            print(f"  ✗ {name}: {reason_of(event.step_failure_data)}", flush=True)
     return result.success
-
-
-def _reason(failure: "StepFailureData") -> str:
-    """What went wrong, in the words of the code that refused to go on."""
-    if failure.user_failure_data and failure.user_failure_data.description:
-        return failure.user_failure_data.description
-    error = failure.error.cause if failure.error and failure.error.cause else failure.error
-    return error.message.strip() if error else "failed"
 
 
 def _print_report(workplace: Workplace, seconds: float, *, is_whole: bool) -> None:

@@ -1,4 +1,4 @@
-"""raw_folder_sensor: drop a file, and its domain's chain runs once."""
+"""raw_data_sensor: drop a file or an object, and its domain's chain runs once. And the other sensors, in one list."""
 
 import time
 
@@ -10,77 +10,114 @@ from dagster import (
     SensorResult,
     sensor,
 )
+from upath import UPath
 
-from resources.lake import Lake, check_domain
+from resources.lake import Lake
 from resources.settings import Settings
+from resources.snapshot import is_local
+from yunmin_assets.automation.conditions import automation_sensor
+from yunmin_assets.automation.failure_alerts import notifier_from_environment, run_failure_sensor_with
 from yunmin_assets.automation.jobs import GLOBAL_MODELS, INGEST, per_domain_chain
 from yunmin_assets.automation.raw_changes import Changes, Seen, find_changes
-from yunmin_assets.corpus.raw import RawObjectError
+from yunmin_assets.corpus.listing import RawObjectError, list_domain
+from yunmin_assets.corpus.raw import content_of
+from yunmin_assets.files import sha256_of
 from yunmin_assets.partitions import domain_partitions
+
+MAX_BYTES_COMPARED = 64_000_000
+NAMES_SHOWN = 5
 
 
 @sensor(
     job=per_domain_chain,
     minimum_interval_seconds=30,
     default_status=DefaultSensorStatus.RUNNING,
-    description="Watches the raw folder: adds new domains, requests the chain of each that changed.",
+    description="Watches the raw folder or S3 prefix: adds new domains, requests the chain of each that changed.",
 )
-def raw_folder_sensor(context: SensorEvaluationContext, lake: Lake, settings: Settings) -> SensorResult:
-    """Request one run per domain with new content; a file dropped again unchanged requests nothing.
+def raw_data_sensor(context: SensorEvaluationContext, lake: Lake, settings: Settings) -> SensorResult:
+    """Request one run per domain with new content; what is already materialized requests nothing.
 
     Until the tokenizer, the reference model and the base model exist, a request covers the part of the chain
-    that needs none of them; `whole_pipeline` makes them.
+    that needs none of them; `whole_pipeline` makes them. The cursor is stored with the requests after the tick, so
+    a tick that is killed is done again by the next one, and the run keys are the same.
     """
+    root = settings.raw_root()
+    seen = Seen.model_validate_json(context.cursor) if context.cursor else Seen()
     try:
-        seen = Seen.model_validate_json(context.cursor) if context.cursor else Seen()
-        changes = find_changes(settings.raw_root(), seen, now=time.time())
+        changes = find_changes(root, seen, now=time.time())
     except RawObjectError as error:
         return SensorResult(skip_reason=str(error))
-    refused = {domain: reason for domain in changes.seen.contents if (reason := _why_refused(domain))}
-    changed = {domain: content for domain, content in changes.changed.items() if domain not in refused}
-    requested = {
-        domain: content for domain, content in changed.items() if not _is_published(lake, domain, content)
-    }
-    known = context.instance.get_dynamic_partitions("domain")
-    new = sorted(set(changes.seen.contents) - set(refused) - set(known))
-    for reason in refused.values():
+    published = [name for name, digest in changes.changed.items() if _is_published(lake, root, name, digest)]
+    requested = [name for name in changes.changed if name not in published]
+    known = context.instance.get_dynamic_partitions(str(domain_partitions.name))
+    new = [domain for domain in changes.settled if domain not in known]
+    reason = _reason(changes, published)
+    if changes.refused or changes.gone:
         context.log.warning(reason)
     return SensorResult(
-        run_requests=[_request(lake, domain, content) for domain, content in requested.items()],
+        run_requests=_requests(lake, changes, requested),
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
         cursor=changes.seen.model_dump_json(),
-        skip_reason=None if requested else _reason(changes, list(refused.values())),
+        skip_reason=None if requested else reason,
     )
 
 
-def _why_refused(domain: str) -> str | None:
-    try:
-        check_domain(domain)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _is_published(lake: Lake, domain: str, content: str) -> bool:
+def _is_published(lake: Lake, root: UPath, domain: str, digest: str) -> bool:
+    """Whether `raw_corpus` was materialized from what lies there now, by hand or by an earlier request."""
     snapshot = lake.find("raw_corpus", domain)
-    return snapshot is not None and snapshot.manifest.inputs.get("raw objects") == content
+    if snapshot is None:
+        return False
+    metadata = snapshot.manifest.summary["metadata"]
+    if metadata.get("listing") == digest:
+        return True
+    if not is_local(root):
+        return False  # an ETag stands for the content
+    objects = list_domain(root, domain).objects
+    size = sum(item.bytes for item in objects)
+    if size != metadata["raw_bytes"] or size > MAX_BYTES_COMPARED:
+        return False
+    content = content_of([(item.name, sha256_of(root / item.name)) for item in objects])
+    return content == snapshot.manifest.inputs["raw objects"]
 
 
-def _request(lake: Lake, domain: str, content: str) -> RunRequest:
-    has_models = all(lake.find(name) for name in GLOBAL_MODELS)
-    return RunRequest(
-        # The time makes a later return to an older content a new request; the cursor keeps it from repeating.
-        run_key=f"{domain}:{content}:{time.time():.0f}",
-        partition_key=domain,
-        asset_selection=None if has_models else [AssetKey(name) for name in INGEST],
-    )
+def _requests(lake: Lake, changes: Changes, domains: list[str]) -> list[RunRequest]:
+    has_models = bool(domains) and all(lake.find(name) for name in GLOBAL_MODELS)
+    return [
+        RunRequest(
+            # The number makes a later return to an older content a new request; the cursor keeps it from repeating.
+            run_key=f"{domain}:{changes.changed[domain]}:{changes.seen.number}",
+            partition_key=domain,
+            asset_selection=None if has_models else [AssetKey(name) for name in INGEST],
+        )
+        for domain in domains
+    ]
 
 
-def _reason(changes: Changes, invalid: list[str]) -> str:
-    reasons = [f"nothing new in {changes.domains} domains"]
-    if changes.unsettled:
-        reasons.append(f"still being written: {', '.join(changes.unsettled)}")
-    return "; ".join(reasons + invalid)
+def _reason(changes: Changes, published: list[str]) -> str:
+    """What this tick saw, for the list of ticks in the UI."""
+    domains = len(changes.settled) + len(changes.unsettled)
+    reasons = [f"nothing new in {domains} domains, {changes.objects:,} objects listed"]
+    if not changes.is_complete:
+        reasons.append(f"the next tick goes on behind {changes.seen.listing.after}")
+    for what, names in (
+        ("already materialized", published),
+        ("still being written", changes.unsettled),
+        ("no object left of", changes.gone),
+    ):
+        if names:
+            reasons.append(f"{what}: {_shortened(names, ', ')}")
+    if changes.refused:
+        reasons.append(_shortened(list(changes.refused.values()), "; "))
+    return "; ".join(reasons)
 
 
-sensors = [raw_folder_sensor]
+def _shortened(texts: list[str], separator: str) -> str:
+    more = len(texts) - NAMES_SHOWN
+    return separator.join(texts[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+sensors = [
+    raw_data_sensor,
+    automation_sensor,
+    run_failure_sensor_with(notifier_from_environment()),
+]

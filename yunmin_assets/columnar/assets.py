@@ -3,10 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from dagster import AssetExecutionContext, asset
+from dagster import AssetExecutionContext
 
 from resources.lake import Lake
-from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.publishing import Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
 from resources.settings import Settings
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from
 from yunmin_assets.documents import iterate_texts, split_path
@@ -33,16 +33,14 @@ OWNERS = ["team:yunmin-data"]
 def tokenizer(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
     """A byte-level BPE trained on the training documents of all domains, or one that is taken over."""
     deduped, config = over_all_domains(context, lake, "deduped_corpus"), settings.pipeline.tokenizer
-    is_trained = config.path is None
-    inputs = (
-        deduped.hashes(TRAIN_FILE) if config.path is None else {"tokenizer.path": folder_hash(config.path)}
-    )
+    given = lake.fetch(config.path) if config.path else None
+    inputs = {"tokenizer.path": folder_hash(given)} if given else deduped.hashes(TRAIN_FILE)
     step = Step(
         context,
         lake,
         inputs,
         config.model_dump(mode="json"),
-        bytes_in=deduped.bytes(TRAIN_FILE) if is_trained else 0,
+        bytes_in=0 if given else deduped.bytes(TRAIN_FILE),
     )
     files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
 
@@ -50,7 +48,8 @@ def tokenizer(context: AssetExecutionContext, lake: Lake, settings: Settings) ->
         from yunmin_assets.columnar import train_tokenizer
         from yunmin_assets.columnar.summary import describe_tokenization
 
-        summary = train_tokenizer(iterate_texts(files), config, folder / TOKENIZER, step.log)
+        local = config.model_copy(update={"path": given})
+        summary = train_tokenizer(iterate_texts(files), local, folder / TOKENIZER, step.log)
         figures, is_exact, samples = describe_tokenization(folder / TOKENIZER, files)
         checks = (
             Check("round_trip", is_exact, "text → tokens → text on a sample of every domain"),

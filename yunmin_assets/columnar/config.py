@@ -1,18 +1,17 @@
 """Options of the columnar stage."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.config_model import ConfigModel, Location
 
 
 class TokenizerConfig(ConfigModel):
     """A byte-level BPE trained here, or the tokenizer of an existing model."""
 
-    path: Path | None = None
-    """Folder of a Hugging Face tokenizer to take over; when given, nothing is trained."""
+    path: Location | None = None
+    """Folder, or `s3://` prefix, of a Hugging Face tokenizer to take over; when given, nothing is trained."""
     vocab_size: int = Field(default=4096, ge=300)
     end_of_text: str = "<|endoftext|>"
 

@@ -53,7 +53,7 @@ def train_tokenizer(
     """
     with new_folder(out_dir) as part:
         if config.path is not None:
-            documents, tokenizer = 0, _existing_tokenizer(config.path)
+            documents, tokenizer = 0, _existing_tokenizer(Path(config.path))
         else:
             documents, tokenizer = _trained_tokenizer(texts, config, log)
         tokenizer.save_pretrained(part)

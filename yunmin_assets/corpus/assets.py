@@ -4,12 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
-from dagster import AssetExecutionContext, asset
+from dagster import AssetExecutionContext
 
 from resources.lake import Lake, check_domain
-from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.publishing import Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
 from resources.settings import Settings
-from yunmin_assets.corpus.raw import RawObject, RawObjectError, content_of, inspect_object, list_domains
+from yunmin_assets.corpus.listing import Listing, RawObjectError, list_domain
+from yunmin_assets.corpus.raw import RawObject, content_of, inspect_object
 from yunmin_assets.partitions import domain_partitions
 
 OBJECTS_FILE = "objects.json"
@@ -31,19 +32,19 @@ SHOWN_ROWS = 20
 def raw_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings) -> Events:
     """The raw objects of a domain as they are now: name, URI, bytes, lines, SHA-256. Nothing is copied."""
     root, domain = settings.raw_root(), check_domain(context.partition_key)
-    listing = list_domains(root).get(domain)
-    if listing is None:
+    listing = list_domain(root, domain)
+    if not listing.objects:
         raise RawObjectError(
             f"no raw objects for domain {domain!r}: drop {root}/{domain}.jsonl or {root}/{domain}/*.jsonl"
         )
-    objects = [inspect_object(root, path) for path in listing.objects]
+    objects = [inspect_object(root, item) for item in listing.objects]
     inputs = {"raw objects": content_of([(item.name, item.sha256) for item in objects])}
     step = Step(context, lake, inputs, bytes_in=sum(item.bytes for item in objects))
 
     def compute(folder: Path) -> Outcome:
         listed = [dataclasses.asdict(item) for item in objects]
         (folder / OBJECTS_FILE).write_text(json.dumps(listed, ensure_ascii=False, indent=1), encoding="utf-8")
-        return _describe_raw(objects, [path.name for path in listing.unread])
+        return _describe_raw(objects, listing)
 
     yield from publish(step, compute)
 
@@ -112,7 +113,7 @@ def clean_corpus(context: AssetExecutionContext, lake: Lake, settings: Settings)
     yield from publish(step, compute)
 
 
-def _describe_raw(objects: list[RawObject], unread: list[str]) -> Outcome:
+def _describe_raw(objects: list[RawObject], listing: Listing) -> Outcome:
     from yunmin_assets.plots import markdown_table
 
     empty = [item.name for item in objects if item.lines == 0]
@@ -124,7 +125,8 @@ def _describe_raw(objects: list[RawObject], unread: list[str]) -> Outcome:
         "objects": len(objects),
         "raw_bytes": sum(item.bytes for item in objects),
         "lines": sum(item.lines for item in objects),
-        "files_not_read": ", ".join(unread[:SHOWN_ROWS]) or "none",
+        "files_not_read": ", ".join(listing.unread[:SHOWN_ROWS]) or "none",
+        "listing": listing.digest,
         "objects_seen": Markdown(table),
     }
     lines = sum(item.lines for item in objects)

@@ -1,11 +1,7 @@
-"""Raw objects: which there are, what they hold, and whether they are still the same.
+"""Raw objects: what they hold, and whether they are still the same.
 
-    <root>/<domain>.jsonl[.gz|.zst]   <root>/<domain>.parquet   <root>/<domain>/<any depth>/…
-
-Raw text is never copied. `inspect_object` reads an object once, counts its lines and pins its content by
-SHA-256; `read_lines` refuses an object that is no longer that content. Names that begin with `.` or
-`_`, or end in `.part` or `.tmp`, are not data and are left alone; other files in a domain's folder that
-cannot be read are listed, so that nobody believes they were used.
+Raw text is never copied. `inspect_object` reads an object of a listing once, counts its lines and pins its content
+by SHA-256; `read_lines` refuses an object that is no longer that content.
 """
 
 import codecs
@@ -23,15 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
+from yunmin_assets.corpus.listing import ListedObject, ObjectInMotionError, RawObjectError, look_again
 from yunmin_assets.documents import ROW_GROUP_DOCUMENTS
 from yunmin_assets.parquet_batches import batches_of
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _BLOCK = 1 << 20
-
-
-class RawObjectError(ValueError):
-    """A raw object cannot be read as a whole; the message names it, the place and the cure."""
 
 
 @dataclass(frozen=True)
@@ -48,59 +40,42 @@ class RawObject:
     etag: str | None = None
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The objects of one domain, by name, and the files beside them that are not read."""
+def inspect_object(root: UPath, listed: ListedObject) -> RawObject:
+    """Read an object once: lines and SHA-256.
 
-    objects: tuple[UPath, ...]
-    unread: tuple[UPath, ...]
-
-
-def list_domains(root: UPath) -> dict[str, Listing]:
-    """Every domain below `root`, sorted by name.
-
-    Raises:
-        RawObjectError: `root` does not exist.
-    """
-    if not root.exists():
-        raise RawObjectError(
-            f"{root} does not exist: create it and drop <domain>.jsonl files into it, or set YUNMIN_RAW"
-        )
-    found: dict[str, tuple[list[UPath], list[UPath]]] = {}
-    for entry in root.iterdir():
-        if _is_hidden(entry.name):
-            continue
-        domain = entry.name if entry.is_dir() else _without_suffix(entry.name)
-        if domain is None:
-            continue
-        objects, unread = found.setdefault(domain, ([], []))
-        for path in _files_below(entry):
-            (objects if _without_suffix(path.name) is not None else unread).append(path)
-    return {
-        domain: Listing(tuple(sorted(objects, key=str)), tuple(sorted(unread, key=str)))
-        for domain, (objects, unread) in sorted(found.items())
-        if objects
-    }
-
-
-def inspect_object(root: UPath, path: UPath) -> RawObject:
-    """Read an object once: bytes, lines, SHA-256.
+    Args:
+        root: the raw root.
+        listed: the object as a listing showed it.
 
     Raises:
         RawObjectError: the object is truncated or is not what its name says.
+        ObjectInMotionError: it was written or removed since it was listed.
     """
     content = hashlib.sha256()
-    lines = sum(1 for _ in _records(path, relative_name(root, path), content))
-    info = path.fs.info(path.path)
+    try:
+        lines = sum(1 for _ in _records(root / listed.name, listed.name, content))
+    except (OSError, RawObjectError):
+        _require_unchanged(root, listed)  # the cause, where somebody wrote the object while it was read
+        raise
+    _require_unchanged(root, listed)
     return RawObject(
-        name=relative_name(root, path),
-        uri=str(path),
-        bytes=int(info["size"]),
+        name=listed.name,
+        uri=str(root / listed.name),
+        bytes=listed.bytes,
         lines=lines,
         sha256=content.hexdigest(),
-        modified=str(info.get("LastModified") or info.get("mtime") or ""),
-        etag=info.get("ETag"),
+        modified=listed.modified_text,
+        etag=listed.etag,
     )
+
+
+def _require_unchanged(root: UPath, listed: ListedObject) -> None:
+    now = look_again(root, listed.name)
+    if now is None or now.stamp != listed.stamp:
+        what = "removed" if now is None else "written again"
+        raise ObjectInMotionError(
+            f"{root / listed.name} was {what} while raw_corpus read it: materialize raw_corpus once it is at rest"
+        )
 
 
 def read_lines(root: UPath, raw_object: RawObject) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
@@ -113,42 +88,21 @@ def read_lines(root: UPath, raw_object: RawObject) -> Iterator[tuple[int, bytes 
     content = hashlib.sha256()
     try:
         yield from _records(path, raw_object.name, content)
-    except FileNotFoundError as error:
-        raise RawObjectError(
-            f"{path} is gone since raw_corpus saw it: materialize raw_corpus again"
-        ) from error
+    except (OSError, RawObjectError) as error:
+        now = look_again(root, raw_object.name)
+        if now is None:
+            raise RawObjectError(
+                f"{path} is gone since raw_corpus saw it: materialize raw_corpus again"
+            ) from error
+        if (now.bytes, now.etag) == (raw_object.bytes, raw_object.etag):
+            raise
     if content.hexdigest() != raw_object.sha256:
         raise RawObjectError(f"{path} changed since raw_corpus saw it: materialize raw_corpus again")
-
-
-def relative_name(root: UPath, path: UPath) -> str:
-    """The object's path below the raw root, with forward slashes."""
-    return path.path[len(root.path) :].lstrip("/")
 
 
 def content_of(objects: list[tuple[str, str]]) -> str:
     """Hash of a domain's content: the names and SHA-256 of its objects, sorted by name."""
     return hashlib.sha256(json.dumps(sorted(objects)).encode()).hexdigest()
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_")) or name.endswith((".part", ".tmp"))
-
-
-def _without_suffix(name: str) -> str | None:
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.endswith(suffix):
-            return name[: -len(suffix)]
-    return None
-
-
-def _files_below(entry: UPath) -> Iterator[UPath]:
-    if not entry.is_dir():
-        yield entry
-        return
-    for child in entry.iterdir():
-        if not _is_hidden(child.name):
-            yield from _files_below(child)
 
 
 class _HashingReader(io.RawIOBase):

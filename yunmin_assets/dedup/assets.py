@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster import AssetExecutionContext, asset
+from dagster import AssetExecutionContext
 
 from resources.lake import Lake
-from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.publishing import Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
 from resources.settings import Settings
 from resources.snapshot import Snapshot
 from resources.upstream import EVERY_DOMAIN_PRESENT, over_all_domains, require_made_from

@@ -4,14 +4,14 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from dagster import AssetExecutionContext, asset
+from dagster import AssetExecutionContext
 
 from resources.compute import Compute
 from resources.lake import Lake
-from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.publishing import Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
 from resources.settings import Settings
 from resources.snapshot import LakeError, Snapshot
 from resources.upstream import (
@@ -65,11 +65,12 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
     config = settings.pipeline.base_model
     inputs = {"tokenizer": vocabulary.content_hash}
     options = {"base_model": config.model_dump(mode="json")}
-    if config.path is None:
+    given = lake.fetch(config.path) if config.path else None
+    if given is None:
         inputs |= deduped.hashes(TRAIN_FILE)
         options["pack"] = settings.pipeline.pack.fingerprint_options()
     else:
-        inputs["base_model.path"] = folder_hash(config.path)
+        inputs["base_model.path"] = folder_hash(given)
     step = Step(context, lake, inputs, options, bytes_in=deduped.bytes(TRAIN_FILE))
     files = [split_path(snapshot.local, "train") for snapshot in deduped.snapshots.values()]
 
@@ -83,8 +84,8 @@ def base_model(context: AssetExecutionContext, lake: Lake, settings: Settings, c
         tokenizer_dir, target = vocabulary.local / TOKENIZER, folder / MODEL
         summary: dict[str, object] = {}
         tokens = 0
-        if config.path is not None:
-            take_over_base(config.path, tokenizer_dir, target)
+        if given is not None:
+            take_over_base(given, tokenizer_dir, target)
         else:
             work = step.workspace()
             batches = mixture_batches(
@@ -320,7 +321,7 @@ def merged_model(context: AssetExecutionContext, lake: Lake, settings: Settings)
         **_hashes("parquet_shards", shards),
     }
     config, given_base = settings.pipeline.merged_model, settings.pipeline.base_model.path
-    name = given_base.name if given_base else "A small Mamba trained from scratch"
+    name = PurePosixPath(given_base).name if given_base else "A small Mamba trained from scratch"
     options = {**config.model_dump(mode="json"), "name": name}
     bytes_in = base.bytes + sum(item.bytes for item in differences.values())
     step = Step(context, lake, inputs, options, bytes_in=bytes_in)

@@ -1,12 +1,11 @@
 """Options of the DEM stage."""
 
 import math
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.config_model import ConfigModel, Location
 from yunmin_assets.language_model.config import (
     Count,
     CountOrNone,
@@ -23,8 +22,8 @@ DEFAULT_DENSITY = 0.2
 class BaseModelConfig(ConfigModel):
     """The model that every domain starts from."""
 
-    path: Path | None = None
-    """Folder of a Hugging Face causal LM; when absent, a small Mamba is trained from scratch."""
+    path: Location | None = None
+    """Folder, or `s3://` prefix, of a Hugging Face causal LM; when absent, a small Mamba is trained from scratch."""
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster import AssetExecutionContext, asset
+from dagster import AssetExecutionContext
 
 from resources.compute import Compute
 from resources.lake import Lake
 from resources.lineage import Lineage, read_lineage, splits_behind_base, trained_on
-from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.publishing import Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
 from resources.settings import REPOSITORY, PipelineConfig, Settings
 from yunmin_assets.documents import split_path
 from yunmin_assets.evaluation.config import EvaluationConfig
@@ -70,7 +70,7 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
     The only asset that reads the test split. JSON for machines, HTML for people, a blind sheet for a judge.
     """
     lineage, config = read_lineage(lake), settings.pipeline.evaluation
-    corpora, asked = trained_on(lake, lineage), _asked(config)
+    corpora, asked = trained_on(lake, lineage), _asked(lake, config)
     inputs = {
         **lineage.hashes(),
         **{f"deduped_corpus[{domain}]": snapshot.content_hash for domain, snapshot in corpora.items()},
@@ -91,7 +91,8 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
         human = past.ratings(asked["ratings"], inputs, config.confidence) if config.ratings else {}
         deduped = lineage.by_domain["deduped_corpus"]
         findings = evaluate_models(
-            _models(lineage, step.workspace() / "models", log=step.log),
+            # made anew by each attempt: nobody has to keep it
+            _models(lineage, step.workspace() / "models.tmp", log=step.log),
             {domain: split_path(deduped[domain].local, "test") for domain in lineage.domains},
             [split_path(snapshot.local, "train") for snapshot in corpora.values()],
             questions,
@@ -110,7 +111,7 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
     yield from publish(step, run)
 
 
-def _asked(config: EvaluationConfig) -> dict[str, Path]:
+def _asked(lake: Lake, config: EvaluationConfig) -> dict[str, Path]:
     """What is asked and what a person answered, by name; what is not configured is absent."""
     paths = {
         "prompts": config.prompts,
@@ -118,7 +119,10 @@ def _asked(config: EvaluationConfig) -> dict[str, Path]:
         "benchmarks": config.benchmarks,
         "ratings": config.ratings,
     }
-    return {name: REPOSITORY / path for name, path in paths.items() if path is not None}
+    given = {name: path for name, path in paths.items() if path is not None}
+    return {
+        name: lake.fetch(path) if isinstance(path, str) else REPOSITORY / path for name, path in given.items()
+    }
 
 
 class Past:

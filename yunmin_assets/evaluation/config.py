@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.config_model import ConfigModel, Location
 
 
 class EvaluationConfig(ConfigModel):
@@ -14,16 +14,16 @@ class EvaluationConfig(ConfigModel):
     """Test documents per domain on which perplexity is measured, chosen by a hash of their id."""
     bootstrap_samples: int = Field(default=1000, ge=10)
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    prompts: Path = Path("configs/eval_prompts.jsonl")
-    scoring_rules: Path = Path("configs/scoring_rules.yaml")
+    prompts: Location = Path("configs/eval_prompts.jsonl")
+    scoring_rules: Location = Path("configs/scoring_rules.yaml")
     max_new_tokens: int = Field(default=96, ge=1)
     """Of a continuation; fewer cut nearly every text before its end."""
     temperature: float = Field(default=0.8, gt=0)
     """Of the sampled continuations; the greedy ones are always made as well."""
     top_p: float = Field(default=0.95, gt=0, le=1)
-    ratings: Path | None = None
+    ratings: Location | None = None
     """What a person saved from a blind sheet: `ratings.json`. The next report shows whom they prefer."""
-    benchmarks: Path | None = None
+    benchmarks: Location | None = None
     """Folder of multiple-choice benchmarks as JSONL: KoBEST, KMMLU, HAE-RAE, CLIcK; see docs/evaluation.md."""
     benchmark_items: int = Field(default=500, ge=1)
     """Items asked per benchmark, chosen by their content, the same for every model."""

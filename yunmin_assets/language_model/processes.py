@@ -69,9 +69,9 @@ def _environment(count: int) -> dict[str, str]:
     """The children's: the cores shared out, and modules from where this process has them."""
     package_home = str(Path(__file__).resolve().parents[2])
     return {
-        "OMP_NUM_THREADS": str(max(1, usable_cores() // count)),
         "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // count)),
         HAS_PARENT: "1",
         "PYTHONPATH": os.pathsep.join([package_home, *(entry or os.getcwd() for entry in sys.path)]),
         "PYTHONSAFEPATH": "1",  # else a copy of the package in the working folder would come first
@@ -171,5 +171,10 @@ def _message(line: str) -> tuple[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores this process may use; macOS cannot tell, so there it is all of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: those of its CPU affinity, or fewer if OMP_NUM_THREADS says so.
+
+    The CPU limit of a container shows in neither the affinity nor the core count, so whoever sets the limit sets the
+    variable. macOS knows no affinity: there it is all cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, int(os.environ.get("OMP_NUM_THREADS", cores)))

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster import AssetExecutionContext, asset
+from dagster import AssetExecutionContext
 
 from resources.compute import Compute
 from resources.lake import Lake
-from resources.publishing import Check, Events, Markdown, Outcome, Step, check_specs, publish
+from resources.publishing import Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
 from resources.settings import Settings
 from resources.upstream import EVERY_DOMAIN_PRESENT, Upstream, over_all_domains, require_made_from
 from yunmin_assets.documents import split_path
@@ -59,9 +59,10 @@ def reference_model(
     deduped = over_all_domains(context, lake, "deduped_corpus")
     options: dict[str, Any] = {"reference_model": config.model_dump(mode="json")}
     if config.path is not None:
-        require_checkpoint(config.path)
-        step = Step(context, lake, {"reference_model.path": folder_hash(config.path)}, options)
-        yield from publish(step, partial(_take_over, config.path, deduped, compute))
+        given = lake.fetch(config.path)
+        require_checkpoint(given)
+        step = Step(context, lake, {"reference_model.path": folder_hash(given)}, options)
+        yield from publish(step, partial(_take_over, given, str(config.path), deduped, compute))
         return
     vocabulary = lake.current("tokenizer")
     inputs = {**deduped.hashes(TRAIN_FILE), "tokenizer": vocabulary.content_hash}
@@ -105,17 +106,17 @@ def reference_model(
     yield from publish(step, compute_models)
 
 
-def _take_over(path: Path, deduped: Upstream, compute: Compute, folder: Path) -> Outcome:
+def _take_over(given: Path, name: str, deduped: Upstream, compute: Compute, folder: Path) -> Outcome:
     from yunmin_assets.pruning.reference import describe_reference, take_over_reference
 
     compute.prepare()
-    facts = describe_reference(take_over_reference(path, folder))
+    facts = describe_reference(take_over_reference(given, folder))
     checks = (
         Check("loss_finite", True, "nothing was trained"),
         Check("loads_and_fits", True, f"vocabulary of {facts['vocab_size']:,}"),
         deduped.check(),
     )
-    return Outcome({**facts, "taken_from": str(path)}, checks)
+    return Outcome({**facts, "taken_from": name}, checks)
 
 
 @asset(

@@ -1,11 +1,10 @@
 """Options of the pruning stage."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.config_model import ConfigModel, Location
 from yunmin_assets.language_model.config import ModelConfig, TrainingConfig
 
 Criterion = Literal["low", "medium", "high", "random", "none"]
@@ -15,8 +14,9 @@ SelectionRate = Annotated[float, Field(gt=0, le=1)]
 class ReferenceConfig(ConfigModel):
     """Whose perplexities count: two small models, one per half of the documents, or a given checkpoint."""
 
-    path: Path | None = None
-    """Folder of a Hugging Face causal LM with its tokenizer; it scores both halves, and nothing is trained."""
+    path: Location | None = None
+    """Folder, or `s3://` prefix, of a Hugging Face causal LM with its tokenizer; it scores both halves, and nothing
+    is trained."""
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance, SensorResult, build_sensor_context
+from dagster import AssetKey, DagsterInstance, SensorResult, build_sensor_context, materialize
 
 from resources.lake import Lake
 from resources.settings import Settings
+from yunmin_assets.automation import raw_changes
 from yunmin_assets.automation.jobs import GLOBAL_MODELS, INGEST
-from yunmin_assets.automation.sensors import raw_folder_sensor
+from yunmin_assets.automation.raw_changes import SETTLE_SECONDS
+from yunmin_assets.automation.sensors import raw_data_sensor
+from yunmin_assets.corpus.assets import raw_corpus
 
 
 class Watch:
@@ -26,12 +29,20 @@ class Watch:
 
     def tick(self) -> SensorResult:
         context = build_sensor_context(instance=self.instance, cursor=self.cursor or None)
-        result = raw_folder_sensor(context, lake=self.lake, settings=self.settings)
+        result = raw_data_sensor(context, lake=self.lake, settings=self.settings)
         assert isinstance(result, SensorResult)
         self.cursor = result.cursor or self.cursor
         for request in result.dynamic_partitions_requests or []:
             self.instance.add_dynamic_partitions("domain", list(request.partition_keys))
         return result
+
+    def materialize(self, domain: str) -> None:
+        """What the requested run begins with."""
+        self.instance.add_dynamic_partitions("domain", [domain])
+        resources = {"lake": self.lake, "settings": self.settings}
+        assert materialize(
+            [raw_corpus], resources=resources, partition_key=domain, instance=self.instance
+        ).success
 
     def requested(self) -> list[str | None]:
         return [request.partition_key for request in self.tick().run_requests or []]
@@ -66,13 +77,15 @@ def test_a_new_file_in_a_known_domain_requests_only_that_domain(watch: Watch) ->
     assert watch.requested() == ["tech"]
 
 
-def test_an_unchanged_file_dropped_again_requests_nothing(watch: Watch) -> None:
-    watch.drop("law.jsonl", "same")
-    watch.tick()
-    watch.drop("law.jsonl", "same", age=30)
+def test_an_unchanged_file_dropped_again_after_its_run_requests_nothing(watch: Watch) -> None:
+    watch.drop("law.jsonl", '{"text": "same"}')
+    assert watch.requested() == ["law"]
+    watch.materialize("law")
+    watch.drop("law.jsonl", '{"text": "same"}', age=30)
     result = watch.tick()
     assert not result.run_requests
     assert "nothing new in 1 domains" in str(result.skip_reason)
+    assert "already materialized: law" in str(result.skip_reason)
 
 
 def test_changed_content_and_a_return_to_the_old_content_are_both_new_requests(watch: Watch) -> None:
@@ -89,21 +102,55 @@ def test_a_file_that_is_still_being_written_waits_for_the_next_tick(watch: Watch
     result = watch.tick()
     assert not result.run_requests
     assert "still being written: law" in str(result.skip_reason)
-    watch.drop("law.jsonl", "half and half", age=10)
+    watch.drop("law.jsonl", "half and half", age=SETTLE_SECONDS + 1)
     assert watch.requested() == ["law"]
 
 
 def test_content_that_was_materialized_by_hand_is_not_requested_again(watch: Watch) -> None:
-    from yunmin_assets.automation.raw_changes import Seen, find_changes
-
-    watch.drop("law.jsonl", "one")
-    content = find_changes(watch.settings.raw_root(), Seen(), now=time.time()).changed["law"]
-    with watch.lake.stage("raw_corpus", "law") as staging:
-        (staging.folder / "objects.json").write_text("[]")
-        watch.lake.commit(
-            staging, asset="raw_corpus", domain="law", fingerprint="", inputs={"raw objects": content}
-        )
+    watch.drop("law.jsonl", '{"text": "one"}')
+    watch.materialize("law")
     assert watch.requested() == []
+    watch.drop("law.jsonl", '{"text": "two"}', age=50)
+    assert watch.requested() == ["law"]
+
+
+def test_a_domain_whose_objects_are_all_gone_is_told_once_and_requested_when_it_comes_back(
+    watch: Watch,
+) -> None:
+    watch.drop("law.jsonl", "one")
+    watch.tick()
+    (watch.raw / "law.jsonl").unlink()
+    result = watch.tick()
+    assert not result.run_requests
+    assert "no object left of: law" in str(result.skip_reason)
+    assert "law" not in str(watch.tick().skip_reason)
+    watch.drop("law.jsonl", "one")
+    assert watch.requested() == ["law"]
+
+
+def test_a_tick_that_was_killed_before_its_cursor_was_stored_is_done_again_with_the_same_run_keys(
+    watch: Watch,
+) -> None:
+    watch.drop("law.jsonl", "one")
+    watch.tick()
+    watch.drop("law.jsonl", "two", age=50)
+    before = watch.cursor
+    killed = watch.tick()
+    watch.cursor = before
+    again = watch.tick()
+    assert [request.run_key for request in again.run_requests or []] == [
+        request.run_key for request in killed.run_requests or []
+    ]
+    assert again.run_requests
+
+
+def test_many_invalid_names_are_counted_and_only_some_are_shown(watch: Watch) -> None:
+    for number in range(40):
+        watch.drop(f"나쁜 {number:02}.jsonl", "x")
+    reason = str(watch.tick().skip_reason)
+    assert "'나쁜 00' cannot be a domain" in reason
+    assert "and 35 more" in reason
+    assert len(reason) < 1000
 
 
 def test_before_the_models_exist_only_what_needs_none_is_requested(watch: Watch) -> None:
@@ -125,3 +172,27 @@ def test_a_missing_raw_folder_and_an_unsafe_domain_name_are_told_in_the_skip_rea
     result = watch.tick()
     assert not result.run_requests
     assert "cannot be a domain" in str(result.skip_reason)
+
+
+def test_objects_dropped_on_s3_are_seen_as_files_are_and_their_chain_reads_them(
+    watch: Watch, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw_changes, "SETTLE_SECONDS", 0.0)
+    config = tmp_path / "s3.yaml"
+    config.write_text(f"raw: s3://lake/dropped\nlake: {watch.lake.uri}\nendpoint_url: {s3_endpoint}\n")
+    watch.settings = Settings(path=str(config))
+    root = watch.settings.raw_root()
+    assert "nothing new in 0 domains, 0 objects listed" in str(watch.tick().skip_reason)
+    for name in ("law/a.jsonl", "law/b.jsonl", "tech.jsonl"):
+        root.fs.pipe_file(f"{root.path}/{name}", b'{"text": "one"}')
+    assert watch.requested() == ["law", "tech"]
+    assert sorted(watch.instance.get_dynamic_partitions("domain")) == ["law", "tech"]
+    root.fs.pipe_file(f"{root.path}/law/a.jsonl", b'{"text": "two"}')
+    root.fs.rm_file(f"{root.path}/tech.jsonl")
+    watch.materialize("law")
+    reason = str(watch.tick().skip_reason)
+    assert "already materialized: law" in reason
+    assert "no object left of: tech" in reason
+    root.fs.pipe_file(f"{root.path}/law/a.jsonl", b'{"text": "one"}')
+    root.fs.pipe_file(f"{root.path}/tech.jsonl", b'{"text": "one"}')
+    assert watch.requested() == ["law", "tech"]
