@@ -8,6 +8,7 @@ from resources.compute import Compute
 from resources.lake import Lake
 from resources.pods import executor_config, load_pods
 from resources.settings import Settings
+from resources.termination import forward_terminations
 from yunmin_assets.automation.conditions import with_conditions
 from yunmin_assets.automation.jobs import jobs
 from yunmin_assets.automation.sensors import sensors
@@ -72,6 +73,7 @@ def _executor() -> ExecutorDefinition:
         case "kubernetes":
             from dagster_k8s import k8s_job_executor  # of the extra `kubernetes`, which a laptop does without
 
+            forward_terminations()
             names = [asset.key.path[-1] for asset in ASSETS]
             return k8s_job_executor.configured(executor_config(load_pods(), names))
         case name:

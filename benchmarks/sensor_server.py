@@ -52,10 +52,15 @@ class Bucket:
             f"<ETag>{escape(self.etags[name])}</ETag><Size>1000</Size></Contents>"
             for name in found[:PAGE]
         )
-        truncated = str(len(found) > PAGE).lower()
+        is_truncated = len(found) > PAGE
+        token = (
+            f"<NextContinuationToken>{escape(found[PAGE - 1])}</NextContinuationToken>"
+            if is_truncated
+            else ""
+        )
         return (
             "<?xml version='1.0' encoding='UTF-8'?><ListBucketResult><EncodingType>url</EncodingType>"
-            f"<IsTruncated>{truncated}</IsTruncated>{contents}</ListBucketResult>"
+            f"<IsTruncated>{str(is_truncated).lower()}</IsTruncated>{token}{contents}</ListBucketResult>"
         )
 
 
@@ -77,8 +82,9 @@ def _handler(bucket: Bucket, latency_s: float) -> type[BaseHTTPRequestHandler]:
                 return
             bucket.requests += 1
             time.sleep(latency_s)
+            after = query.get("continuation-token") or query.get("start-after") or [""]
             with bucket.lock:
-                self._answer(bucket.page(query.get("prefix", [""])[0], query.get("start-after", [""])[0]))
+                self._answer(bucket.page(query.get("prefix", [""])[0], after[0]))
 
         def do_PUT(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from resources.snapshot import LakeError, put_in_cache
+from resources.snapshot import FETCHING, LakeError, put_in_cache
 
 GIVEN = "given"
 """Folder in the cache."""
@@ -33,7 +33,7 @@ def fetch_given(source: UPath, cache: Path) -> Path:
     target = cache / GIVEN / digest
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".fetch-", dir=target.parent))
+        part = Path(tempfile.mkdtemp(prefix=FETCHING, dir=target.parent))
         try:
             _fetch(source, listing, part / source.name)
         except BaseException:

@@ -31,11 +31,12 @@ from typing import Any
 from dagster import ConfigurableResource
 from upath import UPath
 
-from resources.given_files import fetch_given
+from resources.given_files import GIVEN, fetch_given
 from resources.in_use import held, is_in_use, removed_on_failure
 from resources.pointer import POINTER, move_pointer, pointer_tag, read_whole, write_whole
-from resources.remote_workspace import mirrored_folder
+from resources.remote_workspace import ATTEMPT, mirrored_folder
 from resources.snapshot import (
+    FETCHING,
     Cost,
     FileEntry,
     LakeError,
@@ -191,6 +192,9 @@ class Lake(ConfigurableResource):
     def roll_back(self, asset: str, domain: str | None, version: str) -> None:
         """Make another whole snapshot the current one; nothing is removed.
 
+        Whoever publishes meanwhile loses, and a retry of theirs may put their snapshot in front again. Two
+        roll-backs to one version both succeed.
+
         Raises:
             LakeError: there is no such snapshot.
             PointerMovedError: somebody publishes at this moment.
@@ -214,9 +218,12 @@ class Lake(ConfigurableResource):
         with held(Path(home.path)):
             yield Path(home.path)
 
-    def drop_workspaces(self, asset: str, domain: str | None) -> None:
-        """Remove the checkpoints of an asset once its snapshot is published."""
-        work = self._work(asset, domain)
+    def drop_workspace(self, asset: str, domain: str | None, fingerprint: str) -> None:
+        """Remove the checkpoints of a computation once its snapshot is published.
+
+        Those of other fingerprints may be those of a living run; `collect` removes them when they have aged.
+        """
+        work = self._work(asset, domain) / fingerprint
         with contextlib.suppress(FileNotFoundError):
             work.fs.rm(work.path, recursive=True)
 
@@ -234,6 +241,8 @@ class Lake(ConfigurableResource):
 
     def garbage(self, *, older_than: float = DAY) -> list[UPath]:
         """Folders and temporary files that publishers left behind when they died, and checkpoints nobody took up.
+
+        Of a remote lake, what they left in this machine's cache as well.
 
         Args:
             older_than: seconds of rest after which a folder counts as abandoned, so that one which
@@ -255,7 +264,7 @@ class Lake(ConfigurableResource):
             for work in (work for home in self._folders(asset) for work in self._folders(home)):
                 if _last_change(work) < before and not is_in_use(work):
                     found.append(work)
-        return sorted(found, key=str)
+        return sorted([*found, *self._left_in_cache(before)], key=str)
 
     def superseded(self, *, keep: int = 1) -> list[UPath]:
         """Whole snapshots that are neither current nor among the `keep` newest of the others."""
@@ -278,6 +287,14 @@ class Lake(ConfigurableResource):
         for path in removed:
             path.fs.rm(path.path, recursive=True)
         return removed
+
+    def _left_in_cache(self, before: float) -> list[UPath]:
+        if is_local(self._root):
+            return []
+        cache = Path(self.cache).expanduser()
+        patterns = (f"{FETCHING}*", f"{GIVEN}/{FETCHING}*", f"{WORK}/*/*/{ATTEMPT}*")
+        found = [UPath(path) for pattern in patterns for path in cache.glob(pattern)]
+        return [path for path in found if not is_in_use(path) and _last_change(path) < before]
 
     @cached_property
     def _root(self) -> UPath:

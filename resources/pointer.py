@@ -6,6 +6,7 @@ a lock on the folder does. So of two writers that began with the same snapshot e
 
 import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,14 @@ from yunmin_assets.files import flush
 
 POINTER = "current.json"
 
-LOST = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
-"""What S3 answers to a conditional PUT that came too late: another object, one just being written, or none is there."""
+LOST = {"PreconditionFailed", "NoSuchKey"}
+"""What S3 answers to a conditional PUT that came too late: another object, or none, is there."""
+
+CONFLICT = "ConditionalRequestConflict"
+"""What S3 answers while another write of the same object is under way: nobody has won yet, ask again."""
+CONFLICT_ATTEMPTS = 5
+CONFLICT_SECONDS = 0.5
+"""Between two attempts."""
 
 
 def pointer_tag(pointer: UPath) -> str | None:
@@ -38,7 +45,7 @@ def move_pointer(pointer: UPath, content: bytes, expected: str | None) -> bool:
 
     Args:
         pointer: its file.
-        content: the new one; no other writer writes the same.
+        content: the new one. Of two writers that put the same content (two rollbacks to one version) both win.
         expected: what `pointer_tag` gave before.
 
     Returns:
@@ -73,11 +80,14 @@ def read_whole(path: UPath) -> bytes:
     return Path(path.path).read_bytes() if is_local(path) else bytes(path.fs.cat_file(path.path))
 
 
-def _put_if(pointer: UPath, content: bytes, expected: str | None) -> bool:
+def _put_if(pointer: UPath, content: bytes, expected: str | None, attempts: int = CONFLICT_ATTEMPTS) -> bool:
     condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}
     try:
         pointer.fs.pipe_file(pointer.path, content, **condition)
     except OSError as error:
+        if _code(error) == CONFLICT and attempts > 1:
+            time.sleep(CONFLICT_SECONDS)
+            return _put_if(pointer, content, expected, attempts - 1)
         if _code(error) not in LOST:
             raise
         # An answer may be lost on its way; the client then asks again, and it is our own pointer that is there.

@@ -48,11 +48,12 @@ from yunmin_assets.process_memory import PEAK_RESIDENT, memory_bytes
 from yunmin_assets.progress import Log
 
 GPU_POOL = "gpu"
-RETRIES = RetryPolicy(max_retries=2, delay=10, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
-"""Of every asset: a pod that was evicted, a store or a GPU that failed. Seconds, doubled each time, ± as much."""
+RETRIES = RetryPolicy(max_retries=6, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+"""Of every asset: pods that are evicted, a store or a GPU that fails. After 30, 90, 210 … 1,890 s, each ± 30 s at most:
+six evictions of one step are survived, and an outage of nearly an hour."""
 
-HOPELESS = (ValueError, ArithmeticError)
-"""Bad input, a wrong option, a loss that is not finite: the same again on a retry."""
+HOPELESS = (ValueError, ArithmeticError, TypeError, LookupError, AttributeError)
+"""Bad input, a wrong option, a loss that is not finite, an error in the program: the same again on a retry."""
 
 _CLEAR_PEAK_MEMORY = "5"  # written to /proc/self/clear_refs, see proc(5)
 
@@ -206,7 +207,7 @@ def publish(step: Step, compute: Computation) -> Events:
             cost=cost,
             summary=_stored(outcome),
         )
-    step.lake.drop_workspaces(step.asset, step.domain)
+    step.lake.drop_workspace(step.asset, step.domain, step.fingerprint)
     yield _result(snapshot, published=True)
 
 

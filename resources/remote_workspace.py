@@ -6,14 +6,18 @@
 While a step computes, a thread mirrors its folder every few seconds, once more when the step fails or is told to end.
 What `state.json` describes is the folder as it was at one moment, so who goes on from it finds what a kill at that
 moment would have left on a local disk. That holds because hard links keep the files of that moment while they are
-uploaded, and a file that was changed in place meanwhile puts the state off to the next pass. Files that are
-being written (`*.part`, `*.tmp`) and locks are nobody's state and stay behind, and so do empty folders.
+uploaded, and a file that was changed in place meanwhile, as its size or time shows, puts the state off to the next
+pass. Writing through a memory map need not move the time, and a large file that is always being changed in place puts
+the state off for good: such a file is scratch and has to be called `*.tmp`. Files that are being written (`*.part`,
+`*.tmp`) and locks (`*.lock`) are nobody's state and stay behind, and so do empty folders.
 
 Every attempt has a folder of its own and begins with what the newest one before it left: a pod that was given up
-but lives on cannot mix its files with those of its successor.
+but lives on cannot mix its files with those of its successor. Which one is the newest is told by the clocks of the
+nodes: they have to agree to within the time between two attempts.
 
-Price: every checkpoint is uploaded once, and the disk keeps a replaced one until then. At most the last
-`SECONDS_BETWEEN_PASSES` and the upload are lost.
+Price: every checkpoint is uploaded once, and the disk keeps a replaced one until then; an attempt that goes on from
+another uploads all it fetched once more. s3fs holds about ten parts of 50 MB of a large file in memory. At most the
+last `SECONDS_BETWEEN_PASSES` and the upload are lost.
 """
 
 import datetime as dt
@@ -25,23 +29,28 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from upath import UPath
 
+from resources.in_use import held
 from resources.pointer import read_whole, write_whole
 
 SECONDS_BETWEEN_PASSES = 5.0
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 3600.0
 """So often the state is written though nothing changed, so that nobody takes the folder for abandoned."""
+SECONDS_BEFORE_WARNING = 300.0
+"""So long the state is put off silently."""
 LINKING_ATTEMPTS = 10
 
 STATE, FILES = "state.json", "files"
 UNFINISHED = {"part", "tmp", "lock"}
-"""Dot-separated parts of the names of files and folders that are not mirrored."""
+"""What the names of files and folders that are not mirrored have after a dot."""
+ATTEMPT = "attempt-"
+"""How the local folder of an attempt begins; one that nobody holds was left by a killed process."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +76,10 @@ def mirrored_folder(home: UPath, parent: Path) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     now = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%f")
-    with tempfile.TemporaryDirectory(dir=parent, prefix="attempt-", ignore_cleanup_errors=True) as own:
+    with (
+        tempfile.TemporaryDirectory(dir=parent, prefix=ATTEMPT, ignore_cleanup_errors=True) as own,
+        held(Path(own)),
+    ):
         folder = Path(own) / "workspace"
         _fetch_newest(home, folder)
         mirror = _Mirror(home / f"{now}-{uuid.uuid4().hex[:8]}", folder, Path(own) / "links")
@@ -87,8 +99,10 @@ class _Mirror:
     def __init__(self, remote: UPath, folder: Path, links: Path) -> None:
         self._remote, self._folder, self._links = remote, folder, links
         self._objects: dict[Identity, str] = {}
-        self._stored: dict[str, Identity] = {}
-        self._stored_at, self._count = time.monotonic(), 0
+        # Who finds files must say so when they are gone; who finds none has nothing to say yet.
+        self._stored: dict[str, Identity] | None = None if _scan(folder) else {}
+        self._stored_at = self._agreed_at = time.monotonic()
+        self._count = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="checkpoint mirror", daemon=True)
 
@@ -117,22 +131,44 @@ class _Mirror:
             self.try_pass()
 
     def _mirror(self) -> None:
+        if self._is_stored():
+            self._agreed_at = time.monotonic()
+            return
         files = _link_all(self._folder, self._links)
-        is_known = time.monotonic() - self._stored_at < SECONDS_BETWEEN_SIGNS_OF_LIFE
-        if files is None or (files == self._stored and is_known):
+        if files is None:
+            self._put_off("it does not come to rest")
             return
         for name, identity in files.items():
             if identity not in self._objects:
                 self._objects[identity] = self._upload(self._links / name)
-        if any(_identity(self._links / name) != identity for name, identity in files.items()):
-            return  # a file was changed while it was uploaded: the next pass takes what it is by then
+        found = {name: _identity(self._links / name) for name in files}
+        if found != files:  # the next pass takes what it is by then
+            self._remove_all_but({*found.values(), *(self._stored or {}).values()})
+            changed = sorted(name for name in files if found[name] != files[name])
+            self._put_off(f"{', '.join(changed[:3])} changed in place while uploaded: call scratch *.tmp")
+            return
         state = {
             name: {"object": self._objects[identity], "bytes": identity.bytes}
             for name, identity in files.items()
         }
         write_whole(self._remote / STATE, json.dumps(state).encode())
         self._stored, self._stored_at = files, time.monotonic()
-        self._remove_others()
+        self._agreed_at = self._stored_at
+        self._remove_all_but(files.values())
+
+    def _is_stored(self) -> bool:
+        if time.monotonic() - self._stored_at >= SECONDS_BETWEEN_SIGNS_OF_LIFE:
+            return False
+        try:
+            return _scan(self._folder) == self._stored
+        except FileNotFoundError:  # something was removed between two looks
+            return False
+
+    def _put_off(self, reason: str) -> None:
+        waited = time.monotonic() - self._agreed_at
+        if waited >= SECONDS_BEFORE_WARNING:
+            logger.warning("no checkpoint of %s stored for %.0f s: %s", self._folder, waited, reason)
+            self._agreed_at = time.monotonic()  # warn again only after as long
 
     def _upload(self, path: Path) -> str:
         name = f"{self._count:08}"
@@ -140,9 +176,8 @@ class _Mirror:
         self._remote.fs.put_file(str(path), (self._remote / FILES / name).path)
         return name
 
-    def _remove_others(self) -> None:
-        kept = set(self._stored.values())
-        for identity in self._objects.keys() - kept:
+    def _remove_all_but(self, kept: Collection[Identity]) -> None:
+        for identity in self._objects.keys() - set(kept):
             path = self._remote / FILES / self._objects.pop(identity)
             path.fs.rm_file(path.path)
 
@@ -174,7 +209,7 @@ def _scan(folder: Path) -> dict[str, Identity]:
 
 
 def _is_finished(name: str) -> bool:
-    return UNFINISHED.isdisjoint(name.split("."))
+    return UNFINISHED.isdisjoint(name.split(".")[1:])
 
 
 def _identity(path: Path) -> Identity:
@@ -197,6 +232,8 @@ def _fetch_newest(home: UPath, folder: Path) -> None:
             except FileNotFoundError:
                 shutil.rmtree(folder)
                 folder.mkdir()
+        reason = "no whole state was stored" if state is None else "files of its state are gone"
+        logger.warning("the checkpoints of the earlier attempt %s are passed over: %s", attempt, reason)
 
 
 def _read_state(attempt: UPath) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import yaml
 from dagster import ConfigurableResource
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from upath import UPath
 
 from resources.lake import open_uri
@@ -35,6 +35,8 @@ class PipelineConfig(ConfigModel):
     """Folder or `s3://` prefix of the lake."""
     endpoint_url: str | None = None
     """Endpoint of an S3-compatible store."""
+    raw_settle_seconds: float = Field(default=10.0, gt=0)
+    """How long a domain's raw objects must have been seen unchanged before its run is requested."""
     corpus: CorpusConfig = CorpusConfig()
     dedup: DedupConfig = DedupConfig()
     boilerplate: BoilerplateConfig = BoilerplateConfig()

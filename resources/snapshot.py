@@ -23,6 +23,9 @@ from upath import UPath
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.files import sha256_of
 
+FETCHING = ".fetch-"
+"""How a folder in the cache begins whose files are not all there yet."""
+
 
 class LakeError(Failure):
     """Something in the lake is absent or broken; the message names it and the cure. No retry would help."""
@@ -136,7 +139,7 @@ class Snapshot:
 
     def _fetch(self, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".fetch-", dir=target.parent))
+        part = Path(tempfile.mkdtemp(prefix=FETCHING, dir=target.parent))
         published = dt.datetime.fromisoformat(self.manifest.created).timestamp()
         for entry in self.manifest.files:
             path = part / entry.name

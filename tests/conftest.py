@@ -19,12 +19,19 @@ from tests.s3_proxy import Proxy
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 SERVER_START_SECONDS = 60.0
+LONGEST_FIRST = ("test_backfill_in_pods.py", "test_whole_graph.py", "test_backfill.py")
+"""Files of minutes, much of them spent waiting: begun last, they would end alone."""
 
 
 @pytest.fixture(autouse=True)
 def no_pauses_between_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """An asset that fails is tried again at once; how long the pauses are is Dagster's affair."""
     monkeypatch.setattr(RetryPolicy, "calculate_delay", lambda policy, attempt: 0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 HANG_SECONDS = 3.0
 NOT_PASSED_ON = ("host", "expect", "transfer-encoding")
 
+CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>another is under way</Message></Error>"
+
 Fault = Callable[[str, int], str | None]
 """Asked by the name of the object and how often the same was asked for before."""
 
@@ -22,8 +24,9 @@ class Proxy(ThreadingHTTPServer):
     """Passes requests on, and breaks things.
 
     `breaks` is asked what to do to a GET: None, "refuse", "hang" (no answer for seconds), "cut" (the connection
-    breaks), "flip" (a bit) or "empty"; `breaks_uploads` to a PUT: None, "refuse", "hang" or "lose" (the answer,
-    which is then that the store is overloaded). `status` answers every request.
+    breaks), "flip" (a bit) or "empty"; `breaks_uploads` to a PUT: None, "refuse", "hang", "lose" (the answer,
+    which is then that the store is overloaded) or "conflict" (S3's answer while another conditional PUT of the
+    object is under way). `status` answers every request.
     """
 
     daemon_threads = True
@@ -58,6 +61,9 @@ class ProxyHandler(BaseHTTPRequestHandler):
         if fault == "refuse" or self.server.status:
             self.send_error(self.server.status or 503)
             return
+        if fault == "conflict":
+            self._send(409, CONFLICT)
+            return
         status, answer, body = self._pass_on(sent)
         if fault == "lose":
             self.send_error(503)
@@ -76,6 +82,12 @@ class ProxyHandler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
         if fault == "cut":
             self.close_connection = True
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 

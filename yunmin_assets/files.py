@@ -15,6 +15,10 @@ from upath import UPath
 HASH_BLOCK = 1 << 20
 
 
+class MissingInputError(ValueError, FileNotFoundError):
+    """A file or folder that somebody has to give is not there; as with all bad input, no retry would help."""
+
+
 def sha256_of(path: Path | UPath) -> str:
     """SHA-256 of a file's content as hexadecimal text; one megabyte in memory at a time."""
     digest = hashlib.sha256()

@@ -75,21 +75,26 @@ def failing_run(home: Path, instance: DagsterInstance) -> ExecuteInProcessResult
     )
 
 
+def alert_about(result: ExecuteInProcessResult, instance: DagsterInstance) -> None:
+    """What the daemon does after a failed run."""
+    sensor = run_failure_sensor_with(notifier_from_environment())
+    context = build_run_status_sensor_context(
+        sensor_name=sensor.name,
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+        dagster_event=result.get_run_failure_event(),
+    ).for_run_failure()
+    sensor(context)
+
+
 def test_a_failed_run_reaches_the_receiver_with_job_domain_step_and_reason(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("YUNMIN_RAW", "YUNMIN_LAKE"):
         monkeypatch.delenv(name, raising=False)
-    sensor = run_failure_sensor_with(notifier_from_environment())
     with DagsterInstance.ephemeral() as instance:
         result = failing_run(tmp_path, instance)
-        context = build_run_status_sensor_context(
-            sensor_name=sensor.name,
-            dagster_instance=instance,
-            dagster_run=result.dagster_run,
-            dagster_event=result.get_run_failure_event(),
-        ).for_run_failure()
-        sensor(context)
+        alert_about(result, instance)
     [(path, alert)] = receiver.received
     assert path == SECRET_PATH
     assert (alert["run_id"], alert["domain"], alert["failed_steps"]) == (result.run_id, "law", ["raw_corpus"])
@@ -97,6 +102,18 @@ def test_a_failed_run_reaches_the_receiver_with_job_domain_step_and_reason(
     run = f"run {result.run_id} of __ephemeral_asset_job__[law]"
     assert alert["text"] == f"{run} failed in raw_corpus: {alert['error']}"
     assert SECRET_PATH not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(("retries", "alerts"), [(0, 1), (1, 0)])
+def test_a_run_that_dagster_retries_by_itself_wakes_nobody(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retries: int, alerts: int
+) -> None:
+    for name in ("YUNMIN_RAW", "YUNMIN_LAKE"):
+        monkeypatch.delenv(name, raising=False)
+    settings = {"run_retries": {"enabled": True, "max_retries": retries}}
+    with DagsterInstance.ephemeral(settings=settings) as instance:
+        alert_about(failing_run(tmp_path, instance), instance)
+    assert len(receiver.received) == alerts
 
 
 def test_a_receiver_that_is_busy_is_tried_again(receiver: Receiver) -> None:

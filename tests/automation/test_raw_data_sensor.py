@@ -10,11 +10,11 @@ from dagster import AssetKey, DagsterInstance, SensorResult, build_sensor_contex
 
 from resources.lake import Lake
 from resources.settings import Settings
-from yunmin_assets.automation import raw_changes
 from yunmin_assets.automation.jobs import GLOBAL_MODELS, INGEST
-from yunmin_assets.automation.raw_changes import SETTLE_SECONDS
 from yunmin_assets.automation.sensors import raw_data_sensor
 from yunmin_assets.corpus.assets import raw_corpus
+
+SETTLE_SECONDS = 0.001
 
 
 class Watch:
@@ -24,10 +24,11 @@ class Watch:
         self.raw, self.instance, self.cursor = home / "raw", instance, ""
         self.lake = Lake(uri=str(home / "lake"))
         config = home / "pipeline.yaml"
-        config.write_text(f"raw: {self.raw}\nlake: {home / 'lake'}\n")
+        config.write_text(f"raw: {self.raw}\nlake: {home / 'lake'}\nraw_settle_seconds: {SETTLE_SECONDS}\n")
         self.settings = Settings(path=str(config))
 
     def tick(self) -> SensorResult:
+        time.sleep(2 * SETTLE_SECONDS)
         context = build_sensor_context(instance=self.instance, cursor=self.cursor or None)
         result = raw_data_sensor(context, lake=self.lake, settings=self.settings)
         assert isinstance(result, SensorResult)
@@ -44,8 +45,19 @@ class Watch:
             [raw_corpus], resources=resources, partition_key=domain, instance=self.instance
         ).success
 
+    def settle(self) -> SensorResult:
+        """A tick that sees what changed, and one that finds it at rest."""
+        assert not self.tick().run_requests
+        return self.tick()
+
     def requested(self) -> list[str | None]:
-        return [request.partition_key for request in self.tick().run_requests or []]
+        return [request.partition_key for request in self.settle().run_requests or []]
+
+    def publish(self, *assets: str) -> None:
+        for name in assets:
+            with self.lake.stage(name) as staging:
+                (staging.folder / "model").write_text("x")
+                self.lake.commit(staging, asset=name, domain=None, fingerprint="")
 
     def drop(self, name: str, text: str, *, age: float = 60) -> None:
         path = self.raw / name
@@ -82,7 +94,7 @@ def test_an_unchanged_file_dropped_again_after_its_run_requests_nothing(watch: W
     assert watch.requested() == ["law"]
     watch.materialize("law")
     watch.drop("law.jsonl", '{"text": "same"}', age=30)
-    result = watch.tick()
+    result = watch.settle()
     assert not result.run_requests
     assert "nothing new in 1 domains" in str(result.skip_reason)
     assert "already materialized: law" in str(result.skip_reason)
@@ -90,7 +102,7 @@ def test_an_unchanged_file_dropped_again_after_its_run_requests_nothing(watch: W
 
 def test_changed_content_and_a_return_to_the_old_content_are_both_new_requests(watch: Watch) -> None:
     watch.drop("law.jsonl", "one")
-    watch.tick()
+    watch.settle()
     watch.drop("law.jsonl", "two", age=50)
     assert watch.requested() == ["law"]
     watch.drop("law.jsonl", "one", age=40)
@@ -98,12 +110,13 @@ def test_changed_content_and_a_return_to_the_old_content_are_both_new_requests(w
 
 
 def test_a_file_that_is_still_being_written_waits_for_the_next_tick(watch: Watch) -> None:
-    watch.drop("law.jsonl", "half", age=0)
-    result = watch.tick()
-    assert not result.run_requests
-    assert "still being written: law" in str(result.skip_reason)
-    watch.drop("law.jsonl", "half and half", age=SETTLE_SECONDS + 1)
-    assert watch.requested() == ["law"]
+    for text in ("half", "half and half"):
+        watch.drop("law.jsonl", text)
+        result = watch.tick()
+        assert not result.run_requests
+        assert "not yet at rest: law" in str(result.skip_reason)
+    [request] = watch.tick().run_requests or []
+    assert request.partition_key == "law"
 
 
 def test_content_that_was_materialized_by_hand_is_not_requested_again(watch: Watch) -> None:
@@ -118,7 +131,7 @@ def test_a_domain_whose_objects_are_all_gone_is_told_once_and_requested_when_it_
     watch: Watch,
 ) -> None:
     watch.drop("law.jsonl", "one")
-    watch.tick()
+    watch.settle()
     (watch.raw / "law.jsonl").unlink()
     result = watch.tick()
     assert not result.run_requests
@@ -132,8 +145,7 @@ def test_a_tick_that_was_killed_before_its_cursor_was_stored_is_done_again_with_
     watch: Watch,
 ) -> None:
     watch.drop("law.jsonl", "one")
-    watch.tick()
-    watch.drop("law.jsonl", "two", age=50)
+    assert not watch.tick().run_requests
     before = watch.cursor
     killed = watch.tick()
     watch.cursor = before
@@ -155,15 +167,54 @@ def test_many_invalid_names_are_counted_and_only_some_are_shown(watch: Watch) ->
 
 def test_before_the_models_exist_only_what_needs_none_is_requested(watch: Watch) -> None:
     watch.drop("law.jsonl", "one")
-    (request,) = watch.tick().run_requests or []
-    assert request.asset_selection == [AssetKey(name) for name in INGEST]
-    for name in GLOBAL_MODELS:
-        with watch.lake.stage(name) as staging:
-            (staging.folder / "model").write_text("x")
-            watch.lake.commit(staging, asset=name, domain=None, fingerprint="")
+    watch.drop("tech.jsonl", "one")
+    requests = watch.settle().run_requests or []
+    assert [request.asset_selection for request in requests] == [[AssetKey(name) for name in INGEST]] * 2
+    watch.publish(*GLOBAL_MODELS)
     watch.drop("law.jsonl", "two", age=50)
-    (request,) = watch.tick().run_requests or []
-    assert request.asset_selection is None
+    requests = watch.tick().run_requests or []
+    assert [(request.partition_key, request.asset_selection) for request in requests] == [("tech", None)]
+    [request] = watch.tick().run_requests or []
+    assert (request.partition_key, request.asset_selection) == ("law", None)
+
+
+def test_the_first_tick_with_models_requests_the_whole_chain_of_what_was_only_ingested(watch: Watch) -> None:
+    for domain in ("gone", "law", "tech"):
+        watch.drop(f"{domain}.jsonl", '{"text": "one"}')
+    watch.materialize("tech")
+    assert watch.requested() == ["gone", "law"]
+    watch.publish(*GLOBAL_MODELS[1:])
+    (watch.raw / "gone.jsonl").unlink()
+    assert watch.requested() == []
+    watch.publish(GLOBAL_MODELS[0])
+    requests = watch.tick().run_requests or []
+    assert [(request.partition_key, request.asset_selection) for request in requests] == [
+        ("law", None),
+        ("tech", None),
+    ]
+    assert watch.requested() == []
+
+
+def test_a_broken_manifest_stops_no_other_domain_and_its_own_is_requested(
+    watch: Watch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for domain in ("law", "tech"):
+        watch.drop(f"{domain}.jsonl", '{"text": "one"}')
+        watch.materialize(domain)
+    [manifest] = Path(watch.lake.uri).glob("raw_corpus/law/*/manifest.json")
+    manifest.unlink()
+    assert watch.requested() == ["law"]
+    assert "manifest.json is missing: materialize raw_corpus again" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("cursor", ["{half", '["a list"]', '{"number": "no number"}'])
+def test_a_cursor_that_cannot_be_read_is_begun_anew(
+    watch: Watch, cursor: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    watch.cursor = cursor
+    watch.drop("law.jsonl", "one")
+    assert watch.requested() == ["law"]
+    assert "the cursor cannot be read and is begun anew" in capfd.readouterr().err
 
 
 def test_a_missing_raw_folder_and_an_unsafe_domain_name_are_told_in_the_skip_reason(watch: Watch) -> None:
@@ -175,11 +226,13 @@ def test_a_missing_raw_folder_and_an_unsafe_domain_name_are_told_in_the_skip_rea
 
 
 def test_objects_dropped_on_s3_are_seen_as_files_are_and_their_chain_reads_them(
-    watch: Watch, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, s3_endpoint: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(raw_changes, "SETTLE_SECONDS", 0.0)
     config = tmp_path / "s3.yaml"
-    config.write_text(f"raw: s3://lake/dropped\nlake: {watch.lake.uri}\nendpoint_url: {s3_endpoint}\n")
+    config.write_text(
+        f"raw: s3://lake/dropped\nlake: {watch.lake.uri}\nendpoint_url: {s3_endpoint}\n"
+        f"raw_settle_seconds: {SETTLE_SECONDS}\n"
+    )
     watch.settings = Settings(path=str(config))
     root = watch.settings.raw_root()
     assert "nothing new in 0 domains, 0 objects listed" in str(watch.tick().skip_reason)
@@ -190,9 +243,8 @@ def test_objects_dropped_on_s3_are_seen_as_files_are_and_their_chain_reads_them(
     root.fs.pipe_file(f"{root.path}/law/a.jsonl", b'{"text": "two"}')
     root.fs.rm_file(f"{root.path}/tech.jsonl")
     watch.materialize("law")
-    reason = str(watch.tick().skip_reason)
-    assert "already materialized: law" in reason
-    assert "no object left of: tech" in reason
+    assert "no object left of: tech" in str(watch.tick().skip_reason)
+    assert "already materialized: law" in str(watch.tick().skip_reason)
     root.fs.pipe_file(f"{root.path}/law/a.jsonl", b'{"text": "one"}')
     root.fs.pipe_file(f"{root.path}/tech.jsonl", b'{"text": "one"}')
     assert watch.requested() == ["law", "tech"]

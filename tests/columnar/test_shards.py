@@ -136,7 +136,7 @@ def test_rows_that_get_lost_on_the_way_stop_the_run_and_the_next_makes_them_anew
 ):
     workspace, bucket = before_the_shuffle
     damage(bucket)
-    with pytest.raises(ValueError, match=r"work/train was damaged and is removed, so run it again: .*rows"):
+    with pytest.raises(RuntimeError, match=r"work/train was damaged and is removed, so run it again: .*rows"):
         write(home, tmp_path / "second", workspace)
     write(home, tmp_path / "third", workspace)
     assert files(tmp_path / "third") == files(undisturbed[0])
@@ -149,7 +149,7 @@ def test_a_finished_shard_that_was_damaged_in_the_workspace_is_made_anew(home, u
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(ValueError, match=r"work/train was damaged and is removed, so run it again"):
+    with pytest.raises(RuntimeError, match=r"work/train was damaged and is removed, so run it again"):
         write(home, tmp_path / "second", tmp_path / "work")
     write(home, tmp_path / "third", tmp_path / "work")
     assert files(tmp_path / "third") == files(undisturbed[0])

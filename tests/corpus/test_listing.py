@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -82,6 +83,23 @@ def test_a_listing_of_several_pages_holds_every_object_once(bucket: UPath) -> No
     bucket.fs.pipe({f"{bucket.path}/{name}": b"x" for name in expected}, batch_size=16)
     assert names_of(bucket) == expected
     assert names_of(bucket, after=expected[-2]) == expected[-1:]
+
+
+def test_a_page_without_objects_is_not_the_end_of_a_listing(
+    bucket: UPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may answer so after many deletions."""
+    write(bucket, "law/a.jsonl")
+    ask, empty_pages = bucket.fs.call_s3, iter(["first", "second"])
+
+    def answer(method: str, **arguments: str) -> Any:
+        if token := next(empty_pages, None):
+            return {"IsTruncated": True, "NextContinuationToken": token}
+        assert arguments.pop("ContinuationToken") == "second"  # without it the store would begin anew
+        return ask(method, **arguments)
+
+    monkeypatch.setattr(bucket.fs, "call_s3", answer)
+    assert names_of(bucket) == ["law/a.jsonl"]
 
 
 def test_a_domain_is_listed_without_the_objects_of_its_neighbours(bucket: UPath, root: UPath) -> None:

@@ -1,6 +1,7 @@
 """Raw objects are listed, pinned and read, and damage is named with its place."""
 
 import gzip
+import itertools
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,9 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from s3fs import S3FileSystem
 from upath import UPath
 
-from resources.lake import open_uri
+from resources.lake import S3_CLIENT, open_uri
+from resources.publishing import HOPELESS
+from tests.s3_proxy import Proxy, no_fault
 from yunmin_assets.corpus.listing import (
     ListedObject,
     ObjectInMotionError,
@@ -168,3 +172,34 @@ def test_objects_on_s3_are_read_like_local_ones(s3_endpoint: str) -> None:
     assert (seen.name, seen.lines) == ("law/a.jsonl.zst", 5)
     assert seen.etag
     assert [line.decode() for _, line in read_lines(root, seen)] == LINES
+
+
+@pytest.mark.parametrize("fault", ["refuse", "cut", "hang"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_store_that_fails_is_not_taken_for_damage_and_a_retry_helps(
+    s3_endpoint: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str, fault: str
+) -> None:
+    monkeypatch.setitem(S3_CLIENT, "read_timeout", 1)
+    monkeypatch.setitem(S3_CLIENT, "retries", {"mode": "standard", "total_max_attempts": 1})
+    monkeypatch.setattr(S3FileSystem, "retries", 1)
+    parquet = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["하나", "둘"]}), parquet)
+    contents = {
+        "gz": gzip.compress(CONTENT),
+        "zst": zstd(CONTENT),
+        "parquet": parquet.getvalue().to_pybytes(),
+    }
+    (open_uri("s3://lake/overloaded", s3_endpoint) / name).write_bytes(
+        contents.get(name.split(".")[-1], CONTENT)
+    )
+    root = open_uri("s3://lake/overloaded", proxy.url)
+    item = listed(root, name)
+    passed_on = itertools.count(
+        -1 if name.endswith(".parquet") else 0
+    )  # it is read twice: the second time fails
+    proxy.breaks = lambda asked, before: fault if asked == name and next(passed_on) >= 0 else None
+    with pytest.raises(Exception) as caught:
+        inspect_object(root, item)
+    assert not isinstance(caught.value, HOPELESS), caught.value
+    proxy.breaks = no_fault
+    assert inspect_object(root, item).lines in (2, 5)

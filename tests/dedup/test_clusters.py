@@ -152,7 +152,7 @@ def test_a_component_larger_than_the_budget_is_decided_all_the_same(tmp_path: Pa
     config = DedupConfig(**BUDGET_OF_ONE_MB)
     corpora = Corpora(tmp_path, config, documents_per_file=100)
     assert without_reasons(corpora.decide(corpus)) == in_memory(corpus, config)
-    assert (tmp_path / "1" / "deciding" / "shingles.uint64").stat().st_size > 1_000_000
+    assert (tmp_path / "1" / "deciding" / "shingles.uint64.tmp").stat().st_size > 1_000_000
 
 
 def test_the_order_of_files_and_documents_does_not_matter(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def findings(home: Path) -> Findings:
     questions = read_questions(
         write_prompts(home / "prompts.jsonl", prompts), RULES_FILE, write_benchmarks(home / "benchmarks")
     )
-    return evaluate_models(models, tests, training, questions, CONFIG, home)
+    return evaluate_models(models, tests, training, questions, CONFIG, home, home / "measured")
 
 
 def test_an_identical_model_is_not_shown_to_differ_on_any_line(findings: Findings, home: Path) -> None:
@@ -114,6 +114,7 @@ def test_a_reference_is_looked_up_as_well(findings: Findings, home: Path) -> Non
         questions,
         CONFIG,
         home,
+        home / "measured with a reference",
     )
     assert found.contamination[-1].worst[0].excerpt.startswith("봄이 오면 산과 들에")
     assert found.choices == []

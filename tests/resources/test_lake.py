@@ -320,8 +320,10 @@ def test_a_workspace_outlives_the_process_and_goes_when_it_is_dropped(lake: Lake
         assert (folder / "checkpoint").read_text() == "step 3"
     with lake.workspace("lora_adapter", "law", "f2") as folder:
         assert not list(folder.iterdir())
-    lake.drop_workspaces("lora_adapter", "law")
-    lake.drop_workspaces("lora_adapter", "law")
+        (folder / "checkpoint").write_text("of another computation")
+        lake.drop_workspace("lora_adapter", "law", "f1")
+        lake.drop_workspace("lora_adapter", "law", "f1")
+        assert (folder / "checkpoint").read_text() == "of another computation"
     with lake.workspace("lora_adapter", "law", "f1") as folder:
         assert not list(folder.iterdir())
 
@@ -334,6 +336,26 @@ def test_checkpoints_that_nobody_took_up_are_garbage(lake: Lake) -> None:
     assert [path.name for path in lake.collect(older_than=-1)] == ["f1"]
     assert lake.garbage(older_than=-1) == []
     assert lake.assets() == []
+
+
+def test_what_killed_processes_left_in_the_cache_is_collected_and_nothing_that_is_used(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    lake = Lake(uri=f"s3://lake/{uuid.uuid4().hex}", endpoint_url=s3_endpoint, cache=str(cache))
+    fetched = publish(lake, "text").local
+    left = [".fetch-a", "given/.fetch-b", "_work/lora_adapter/law/attempt-c"]
+    for name in left:
+        (cache / name).mkdir(parents=True)
+        (cache / name / "half.safetensors").write_text("x")
+    with lake.workspace("lora_adapter", "law", "f") as folder:
+        (folder / "checkpoint").write_text("step 3")
+        assert lake.collect() == [], "young folders may still be written to"
+        assert [path.path for path in lake.collect(older_than=-1)] == [
+            str(cache / name) for name in sorted(left)
+        ]
+        assert (folder / "checkpoint").exists()
+    assert (fetched / "part" / "a.txt").read_text() == "text"
 
 
 def test_checkpoints_of_a_living_run_are_never_garbage_however_old(local_lake: Lake) -> None:

@@ -9,6 +9,7 @@ import pytest
 from dagster import (
     AssetExecutionContext,
     AssetsDefinition,
+    Backoff,
     DagsterInstance,
     ExecuteInProcessResult,
     materialize,
@@ -16,6 +17,7 @@ from dagster import (
 
 from resources.lake import Lake
 from resources.publishing import RETRIES, Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
+from yunmin_assets.files import MissingInputError
 
 STORED: dict[str, Any] = {"metadata": {}, "checks": []}
 """The least that `publish` stores in a manifest."""
@@ -155,6 +157,13 @@ def test_a_workspace_is_the_same_for_the_same_work_and_gone_once_it_is_published
     assert not seen[0].exists()
 
 
+def test_publishing_leaves_the_checkpoints_of_another_computation_of_the_asset(counter: Counter) -> None:
+    with counter.lake.workspace("words", None, "another") as folder:
+        (folder / "checkpoint").write_text("step 1000")
+        assert counter.run().success
+        assert (folder / "checkpoint").read_text() == "step 1000"
+
+
 @pytest.mark.parametrize(("pool", "gpus"), [("gpu", 2), (None, 0)])
 def test_a_step_of_the_gpu_pool_pays_for_every_gpu_it_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str | None, gpus: int
@@ -235,12 +244,29 @@ def test_what_fails_by_chance_is_tried_again_and_goes_on_from_its_checkpoint(fla
     assert flaky.attempts == 3
 
 
+def test_six_evictions_and_an_outage_of_half_an_hour_are_survived(flaky: Flaky) -> None:
+    assert flaky.run(*[failing(OSError("the store is overloaded"))] * 6, succeed).success
+    assert RETRIES.backoff is Backoff.EXPONENTIAL
+    pauses = [(2**attempt - 1) * float(RETRIES.delay or 0) for attempt in range(1, RETRIES.max_retries + 1)]
+    assert sum(pauses) >= 30 * 60
+
+
 def test_what_always_fails_is_given_up(flaky: Flaky) -> None:
     assert not flaky.run(*[failing(OSError("disk full"))] * 9).success
     assert flaky.attempts == 1 + RETRIES.max_retries
 
 
-@pytest.mark.parametrize("error", [ValueError("a text is null"), FloatingPointError("the loss is nan")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a text is null"),
+        MissingInputError("base_model.path holds no config.json"),
+        FloatingPointError("the loss is nan"),
+        TypeError("a text is no string"),
+        KeyError("text"),
+        AttributeError("a"),
+    ],
+)
 def test_bad_input_is_not_tried_again_and_named(flaky: Flaky, error: Exception) -> None:
     result = flaky.run(failing(error), succeed)
     assert flaky.attempts == 1

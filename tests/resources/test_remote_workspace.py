@@ -1,5 +1,6 @@
 """What a step had done survives the pod it ran in: real processes, killed, on a real S3 protocol."""
 
+import contextlib
 import json
 import logging
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -196,15 +198,126 @@ def test_an_attempt_that_was_given_up_but_lives_on_does_not_mix_its_files_with_i
         assert (folder / "checkpoint").read_text() == "step 4 of the successor"
 
 
-def test_an_attempt_whose_objects_are_gone_is_passed_over(lake: Lake) -> None:
+def test_another_computation_that_is_published_leaves_checkpoints_alone(lake: Lake, often: None) -> None:
+    with pytest.raises(InterruptedError), lake.workspace("lora_adapter", "law", "mine") as folder:
+        for number in range(5):
+            (folder / f"shard-{number}").write_text("x")
+        wait_until(lambda: any(key.endswith("state.json") for key in objects(lake)))
+        with lake.workspace("lora_adapter", "law", "theirs") as theirs:
+            (theirs / "checkpoint").write_text("x")
+            wait_until(lambda: any("/theirs/" in key for key in objects(lake)))
+        lake.drop_workspace("lora_adapter", "law", "theirs")
+        (folder / "checkpoint").write_text("step 1000")
+        raise InterruptedError
+    assert not [key for key in objects(lake) if "/theirs/" in key]
+    with lake.workspace("lora_adapter", "law", "mine") as folder:
+        assert len(list(folder.iterdir())) == 6
+
+
+def test_a_damaged_checkpoint_that_was_removed_does_not_come_back(lake: Lake) -> None:
+    """The attempt that removes it fails before the first pass of its mirror, and leaves an empty folder."""
+    with pytest.raises(InterruptedError), lake.workspace("lora_adapter", "law", "f") as folder:
+        (folder / "checkpoint").write_text("damaged")
+        raise InterruptedError
+    with pytest.raises(InterruptedError), lake.workspace("lora_adapter", "law", "f") as folder:
+        (folder / "checkpoint").unlink()
+        raise InterruptedError
+    with lake.workspace("lora_adapter", "law", "f") as folder:
+        assert not list(folder.iterdir())
+
+
+def test_a_file_that_is_always_changed_in_place_is_warned_of_and_does_not_pile_up(
+    lake: Lake, often: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote_workspace, "SECONDS_BEFORE_WARNING", 0.5)
+    most = 0
+    with caplog.at_level(logging.WARNING), lake.workspace("duplicate_clusters", None, "f") as folder:
+        (folder / "components.npz").write_text("x")
+        with changing_in_place(folder / "filled-in-place"):
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not (uploads(lake) > 9 and "call scratch *.tmp" in caplog.text):
+                most = max(most, len(objects(lake)))
+                assert time.monotonic() < deadline, caplog.text
+        assert most <= 4, (
+            "a state, the whole file, and of the changing one what is stored and what is uploaded"
+        )
+        wait_until(lambda: any(key.endswith("state.json") for key in objects(lake)))
+    assert "filled-in-place changed in place while uploaded" in caplog.text
+
+
+@contextlib.contextmanager
+def changing_in_place(path: Path) -> Iterator[None]:
+    """A file that another thread writes into all the time."""
+    path.write_bytes(bytes(1_000_000))
+    ended = threading.Event()
+
+    def write() -> None:
+        with path.open("r+b", buffering=0) as file:
+            while not ended.is_set():
+                file.seek(0)
+                file.write(os.urandom(8))
+                time.sleep(0.0005)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        writer.join()
+
+
+def uploads(lake: Lake) -> int:
+    """How many objects a mirror has uploaded, to judge by the number of the newest."""
+    names = [key.split("/")[-1] for key in objects(lake) if "/files/" in key]
+    return int(max(names, default="0"))
+
+
+def test_scratch_is_not_mirrored(lake: Lake) -> None:
+    with pytest.raises(InterruptedError), lake.workspace("duplicate_clusters", None, "f") as folder:
+        (folder / "paragraphs-x.tmp").mkdir()
+        for name in (
+            "shingles.uint64.tmp",
+            "paragraphs-x.tmp/run-0",
+            "config.json.part",
+            "0.lock",
+            "tmp",
+            "part",
+        ):
+            (folder / name).write_text("x")
+        raise InterruptedError
+    with lake.workspace("duplicate_clusters", None, "f") as folder:
+        assert {path.name for path in folder.iterdir()} == {"tmp", "part"}, "names of domains"
+
+
+def test_a_folder_at_rest_is_not_linked_again(
+    lake: Lake, often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lake.workspace("lora_adapter", "law", "f") as folder:
+        (folder / "checkpoint.part").write_text("step 3")
+        (folder / "checkpoint.part").rename(folder / "checkpoint")
+        wait_until(lambda: any(key.endswith("state.json") for key in objects(lake)))
+        links: list[Path] = []
+        monkeypatch.setattr(remote_workspace, "_link_all", lambda folder, to: links.append(to))
+        time.sleep(0.5)
+        assert not links
+        (folder / "checkpoint").write_text("step 4, which is longer")
+        wait_until(lambda: bool(links))
+
+
+def test_an_attempt_whose_objects_are_gone_is_passed_over(
+    lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
     for text in ("older", "newer"):
         with pytest.raises(InterruptedError), lake.workspace("lora_adapter", "law", "f") as folder:
             (folder / "checkpoint").write_text(text)
             raise InterruptedError
     newest = max(key for key in objects(lake) if "/files/" in key)
     lake._root.fs.rm_file(newest)
-    with lake.workspace("lora_adapter", "law", "f") as folder:
+    with caplog.at_level(logging.WARNING), lake.workspace("lora_adapter", "law", "f") as folder:
         assert (folder / "checkpoint").read_text() == "older"
+    passed_over = newest.split("/")[-3]
+    assert f"{passed_over} are passed over: files of its state are gone" in caplog.text
 
 
 def test_what_the_step_replaced_or_removed_does_not_stay_on_s3(lake: Lake, often: None) -> None:

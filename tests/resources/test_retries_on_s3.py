@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from resources import pointer
 from resources.lake import S3_CLIENT, Lake
 from resources.pointer import POINTER
 from resources.snapshot import PointerMovedError, Snapshot
@@ -62,6 +63,29 @@ def test_somebody_who_published_between_two_attempts_is_noticed(lake: Lake, prox
         publish(lake, "ours")
     assert lake.current("clean_corpus", "law").manifest == theirs[0].manifest
     assert lake.versions("clean_corpus", "law") == [theirs[0].manifest.version]
+
+
+@pytest.mark.parametrize("conflicts", [2, 99])
+def test_a_conflict_with_a_write_under_way_is_no_defeat_and_asked_again(
+    lake: Lake, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, conflicts: int
+) -> None:
+    monkeypatch.setattr(pointer, "CONFLICT_SECONDS", 0.01)
+    old = publish(lake, "old")
+    refused: list[int] = []
+
+    def conflict(name: str, before: int) -> str | None:
+        if name == POINTER and len(refused) < conflicts:
+            refused.append(before)
+            return "conflict"
+        return None
+
+    proxy.breaks_uploads = conflict
+    if conflicts > pointer.CONFLICT_ATTEMPTS:
+        with pytest.raises(OSError, match="another is under way"):  # which a retry of the step cures
+            publish(lake, "new")
+        assert lake.current("clean_corpus", "law").manifest == old.manifest
+    else:
+        assert publish(lake, "new").manifest == lake.current("clean_corpus", "law").manifest
 
 
 def test_a_store_that_stays_overloaded_is_given_up(

@@ -1,4 +1,4 @@
-"""A run failed: somebody is told, in the log or by a webhook.
+"""A run failed: somebody is told, in the log or by a webhook. A run that Dagster retries by itself is only logged.
 
 A webhook's URL is a secret. It comes from the environment variable `YUNMIN_ALERT_WEBHOOK` and is written nowhere:
 errors name the variable. Another way to tell is any object with a `notify` method:
@@ -17,6 +17,7 @@ from typing import Protocol
 
 from dagster import DefaultSensorStatus, RunFailureSensorContext, SensorDefinition, run_failure_sensor
 from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 WEBHOOK_VARIABLE = "YUNMIN_ALERT_WEBHOOK"
 TRIES = 3
@@ -123,12 +124,20 @@ def run_failure_sensor_with(notifier: Notifier) -> SensorDefinition:
     def run_failure_alerts(context: RunFailureSensorContext) -> None:
         failed = _failed_run(context)
         context.log.error(failed.text)
+        if _will_be_retried(context):
+            return
         try:
             notifier.notify(failed)
         except NotifierError as error:
             raise error from None
 
     return run_failure_alerts
+
+
+def _will_be_retried(context: RunFailureSensorContext) -> bool:
+    """Whether Dagster starts the run again (`run_retries`). It says so in a tag after the failure: ask for it now."""
+    run = context.instance.get_run_by_id(context.dagster_run.run_id)
+    return run is not None and run.tags.get(WILL_RETRY_TAG) == "true"
 
 
 def _failed_run(context: RunFailureSensorContext) -> FailedRun:

@@ -1,5 +1,6 @@
 """raw_data_sensor: drop a file or an object, and its domain's chain runs once. And the other sensors, in one list."""
 
+import logging
 import time
 
 from dagster import (
@@ -10,11 +11,12 @@ from dagster import (
     SensorResult,
     sensor,
 )
+from pydantic import ValidationError
 from upath import UPath
 
 from resources.lake import Lake
 from resources.settings import Settings
-from resources.snapshot import is_local
+from resources.snapshot import LakeError, Snapshot, is_local
 from yunmin_assets.automation.conditions import automation_sensor
 from yunmin_assets.automation.failure_alerts import notifier_from_environment, run_failure_sensor_with
 from yunmin_assets.automation.jobs import GLOBAL_MODELS, INGEST, per_domain_chain
@@ -38,33 +40,61 @@ def raw_data_sensor(context: SensorEvaluationContext, lake: Lake, settings: Sett
     """Request one run per domain with new content; what is already materialized requests nothing.
 
     Until the tokenizer, the reference model and the base model exist, a request covers the part of the chain
-    that needs none of them; `whole_pipeline` makes them. The cursor is stored with the requests after the tick, so
-    a tick that is killed is done again by the next one, and the run keys are the same.
+    that needs none of them. `whole_pipeline` makes them, and the first tick that finds them requests the whole
+    chain of each of these domains; it finds nothing to do where `whole_pipeline` did it. The cursor is stored
+    with the requests after the tick, so a tick that is killed is done again by the next one, and the run keys
+    are the same.
     """
     root = settings.raw_root()
-    seen = Seen.model_validate_json(context.cursor) if context.cursor else Seen()
+    settle_seconds = settings.pipeline.raw_settle_seconds
     try:
-        changes = find_changes(root, seen, now=time.time())
+        changes = find_changes(root, _seen(context), now=time.time(), settle_seconds=settle_seconds)
     except RawObjectError as error:
         return SensorResult(skip_reason=str(error))
-    published = [name for name, digest in changes.changed.items() if _is_published(lake, root, name, digest)]
-    requested = [name for name in changes.changed if name not in published]
+    catalog = _Catalog(lake, context.log)
+    published = [
+        name for name, digest in changes.changed.items() if _is_published(catalog, root, name, digest)
+    ]
+    requests = _requests(catalog, changes, [name for name in changes.changed if name not in published])
     known = context.instance.get_dynamic_partitions(str(domain_partitions.name))
     new = [domain for domain in changes.settled if domain not in known]
     reason = _reason(changes, published)
     if changes.refused or changes.gone:
         context.log.warning(reason)
     return SensorResult(
-        run_requests=_requests(lake, changes, requested),
+        run_requests=requests,
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
         cursor=changes.seen.model_dump_json(),
-        skip_reason=None if requested else reason,
+        skip_reason=None if requests else reason,
     )
 
 
-def _is_published(lake: Lake, root: UPath, domain: str, digest: str) -> bool:
+def _seen(context: SensorEvaluationContext) -> Seen:
+    """The cursor; one that cannot be read counts as none, so that every domain is looked at anew."""
+    try:
+        return Seen.model_validate_json(context.cursor) if context.cursor else Seen()
+    except ValidationError as error:
+        context.log.warning(f"the cursor cannot be read and is begun anew: {error}")
+        return Seen()
+
+
+class _Catalog:
+    """What the lake holds; what is broken counts as not published, with a warning that names the cure."""
+
+    def __init__(self, lake: Lake, log: logging.Logger) -> None:
+        self._lake, self._log = lake, log
+
+    def find(self, asset: str, domain: str | None = None) -> Snapshot | None:
+        try:
+            return self._lake.find(asset, domain)
+        except LakeError as error:
+            self._log.warning(error.description)
+            return None
+
+
+def _is_published(catalog: _Catalog, root: UPath, domain: str, digest: str) -> bool:
     """Whether `raw_corpus` was materialized from what lies there now, by hand or by an earlier request."""
-    snapshot = lake.find("raw_corpus", domain)
+    snapshot = catalog.find("raw_corpus", domain)
     if snapshot is None:
         return False
     metadata = snapshot.manifest.summary["metadata"]
@@ -80,12 +110,21 @@ def _is_published(lake: Lake, root: UPath, domain: str, digest: str) -> bool:
     return content == snapshot.manifest.inputs["raw objects"]
 
 
-def _requests(lake: Lake, changes: Changes, domains: list[str]) -> list[RunRequest]:
-    has_models = bool(domains) and all(lake.find(name) for name in GLOBAL_MODELS)
+def _requests(catalog: _Catalog, changes: Changes, domains: list[str]) -> list[RunRequest]:
+    """A request for each of these domains and, once there are models, for those at rest that waited for them."""
+    seen = changes.seen
+    if not changes.changed and not seen.ingested_only:
+        return []
+    has_models = all(catalog.find(name) for name in GLOBAL_MODELS)
+    if has_models:
+        domains = sorted({*domains, *seen.ingested_only}.difference(seen.waiting))
+        seen.ingested_only = [name for name in seen.ingested_only if name in seen.waiting]
+    else:
+        seen.ingested_only = sorted({*seen.ingested_only, *changes.changed})
     return [
         RunRequest(
             # The number makes a later return to an older content a new request; the cursor keeps it from repeating.
-            run_key=f"{domain}:{changes.changed[domain]}:{changes.seen.number}",
+            run_key=f"{domain}:{seen.digests[domain]}:{seen.number}",
             partition_key=domain,
             asset_selection=None if has_models else [AssetKey(name) for name in INGEST],
         )
@@ -101,7 +140,7 @@ def _reason(changes: Changes, published: list[str]) -> str:
         reasons.append(f"the next tick goes on behind {changes.seen.listing.after}")
     for what, names in (
         ("already materialized", published),
-        ("still being written", changes.unsettled),
+        ("not yet at rest", changes.unsettled),
         ("no object left of", changes.gone),
     ):
         if names:

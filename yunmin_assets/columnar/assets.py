@@ -115,12 +115,12 @@ def parquet_shards(context: AssetExecutionContext, lake: Lake, settings: Setting
             workspace=step.workspace(),
             log=step.log,
         )
-        figures, lengths = describe_shards(written)
-        found = f"{figures['train_tokens']:,} tokens in {figures['train_rows']:,} rows, read back"
-        if written.damage:
-            found = (
+        if written.damage:  # no failed check, which nobody would try again
+            raise RuntimeError(
                 f"{', '.join(written.damage)} damaged in {step.workspace()} and removed there: run it again"
             )
+        figures, lengths = describe_shards(written)
+        found = f"{figures['train_tokens']:,} tokens in {figures['train_rows']:,} rows, read back"
         is_complete = Check("every_token_packed", written.every_token_packed, found)
         return Outcome(
             {**figures, "tokens_per_document": Markdown(lengths)},

@@ -280,10 +280,11 @@ def _is_s3(path: UPath) -> bool:
 
 
 def _with_short_waits(path: UPath) -> UPath:
-    """The same path; in S3 with time limits where the user has set none."""
+    """The same path; in S3 with time limits where the user has set none, and without repetitions beside ours."""
     if not _is_s3(path):
         return path
-    return UPath(path, config_kwargs={**S3_CONFIG, **path.storage_options.get("config_kwargs", {})})
+    given = path.storage_options.get("config_kwargs", {})
+    return UPath(path, config_kwargs={**S3_CONFIG, **given, "retries": S3_CONFIG["retries"]})
 
 
 def _blocks(index: ShardIndex, row_bytes: int) -> list[Block]:

@@ -287,7 +287,7 @@ def _removed_if_damaged(folder: Path) -> Iterator[None]:
     """Remove a folder of the workspace when what was written there cannot be read, so that it is made anew.
 
     Raises:
-        ValueError: saying so.
+        RuntimeError: saying so; to try again helps.
     """
     try:
         yield
@@ -295,7 +295,7 @@ def _removed_if_damaged(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the operating system; pyarrow's, about what is in a file, have no number
         shutil.rmtree(folder)
-        raise ValueError(f"{folder} was damaged and is removed, so run it again: {error}") from error
+        raise RuntimeError(f"{folder} was damaged and is removed, so run it again: {error}") from error
 
 
 def _made(folder: Path) -> Path:

@@ -214,20 +214,21 @@ def _local_object(name: str, status: os.stat_result) -> ListedObject:
 def _s3_objects(root: UPath, after: str, prefix: str) -> Iterator[ListedObject]:
     bucket, _, key = root.path.partition("/")
     below = f"{key.rstrip('/')}/" if key else ""
+    place = {"StartAfter": below + after}
     while True:
         try:
-            page = root.fs.call_s3(
-                "list_objects_v2", Bucket=bucket, Prefix=below + prefix, StartAfter=below + after
-            )
+            page = root.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=below + prefix, **place)
         except FileNotFoundError as error:
             raise RawObjectError(
                 f"the bucket of {root} does not exist: create it, or set YUNMIN_RAW"
             ) from error
         for item in page.get("Contents", ()):
-            after = item["Key"][len(below) :]
-            yield _s3_object(after, item["Size"], item["ETag"], item["LastModified"])
+            name = item["Key"][len(below) :]
+            yield _s3_object(name, item["Size"], item["ETag"], item["LastModified"])
         if not page["IsTruncated"]:
             return
+        # By its token and not behind its last object: a page may hold none and still not be the last.
+        place = {"ContinuationToken": page["NextContinuationToken"]}
 
 
 def _s3_object(name: str, size: int, etag: str, modified: Any) -> ListedObject:

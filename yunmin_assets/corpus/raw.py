@@ -144,6 +144,7 @@ def _parquet_rows(path: UPath, name: str) -> Iterator[tuple[int, dict[str, Any]]
                         number += 1
                         yield number, row
         except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+            _require_damage(error)
             raise RawObjectError(
                 f"{name}, after row {number}: not a whole Parquet file ({error}); upload it again"
             ) from error
@@ -157,11 +158,22 @@ def _json_lines(reader: _HashingReader, name: str) -> Iterator[tuple[int, bytes]
             if line.strip():
                 yield number, line
     except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:
+        _require_damage(error)
         raise RawObjectError(
             f"{name}, after line {number}: the compressed data is truncated or damaged ({error}); upload it again"
         ) from error
     while reader.read(_BLOCK):  # bytes behind the end of the compressed data belong to the content too
         pass
+
+
+def _require_damage(error: Exception) -> None:
+    """Raise an error again that comes from the store or the operating system and not from what an object holds.
+
+    Those have a number or a class of their own (`TimeoutError`); pyarrow's about content are plain and without one.
+    """
+    is_pyarrows = type(error) is OSError and error.errno is None
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and not is_pyarrows:
+        raise error
 
 
 def _decompressed(reader: _HashingReader, name: str) -> Any:

@@ -62,7 +62,10 @@ def shingle_sets(
 
 
 def _room(hashes: int, config: DedupConfig, scratch: Path | None) -> npt.NDArray[np.uint64]:
-    """uint64[hashes], in memory or mapped: the system writes pages of a file out when memory gets short."""
+    """uint64[hashes], in memory or mapped: the system writes pages of a file out when memory gets short.
+
+    The file is called `*.tmp`: it is no checkpoint, whatever folder it lies in.
+    """
     if scratch is None or hashes * np.dtype(np.uint64).itemsize <= config.memory_budget_bytes // 2:
         return np.empty(hashes, np.uint64)
-    return np.memmap(scratch / "shingles.uint64", np.uint64, "w+", shape=(hashes,))
+    return np.memmap(scratch / "shingles.uint64.tmp", np.uint64, "w+", shape=(hashes,))

@@ -260,7 +260,7 @@ def domain_weights(
         folders, work = _difference_folders(differences.snapshots), step.workspace()
         joint_difference = None
         if joint is not None:
-            joint_difference = work / "joint"
+            joint_difference = work / "joint.tmp"  # made anew by each attempt: no checkpoint
             shutil.rmtree(joint_difference, ignore_errors=True)
             diff_domain_model(base.local / MODEL, joint.local / ADAPTER, joint_difference, log=step.log)
         found = search_weights(

@@ -34,7 +34,7 @@ from yunmin_assets.dem.weight_files import (
     raw_bytes,
     write_tensors,
 )
-from yunmin_assets.files import new_folder
+from yunmin_assets.files import MissingInputError, new_folder
 from yunmin_assets.language_model.tokenizer import load_tokenizer
 from yunmin_assets.progress import Log, silent, track
 
@@ -151,7 +151,7 @@ def _adapter_scale(adapter_dir: Path) -> float:
     """alpha / rank, or alpha / √rank for rank-stabilised LoRA (arXiv 2312.03732)."""
     path = adapter_dir / ADAPTER_CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{adapter_dir} holds no {ADAPTER_CONFIG}: give the folder of a peft adapter")
+        raise MissingInputError(f"{adapter_dir} holds no {ADAPTER_CONFIG}: give the folder of a peft adapter")
     config = json.loads(path.read_text())
     if config.get("peft_type") != "LORA":
         raise ValueError(

@@ -19,6 +19,7 @@ import torch
 from pydantic import NonNegativeInt, TypeAdapter
 
 from yunmin_assets.config_model import ConfigModel
+from yunmin_assets.files import MissingInputError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -87,12 +88,12 @@ class TensorFile:
         """Read the header; the file is open from here until the object is gone.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            MissingInputError: There is no such file.
             ValueError: It is cut off or no safetensors file, or a tensor is of a dtype that is not handled (a
                 quantised model).
         """
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing")
+            raise MissingInputError(f"{path} is missing")
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
@@ -165,7 +166,7 @@ class WeightFiles:
         """Read the headers.
 
         Raises:
-            FileNotFoundError: The folder holds no safetensors weights, or a shard is missing.
+            MissingInputError: The folder holds no safetensors weights, or a shard is missing.
             ValueError: Two shards hold one tensor, or a file is not sound; see `TensorFile`.
         """
         self.folder = folder
@@ -212,7 +213,7 @@ def _file_names(folder: Path) -> list[str]:
         return [SINGLE_FILE]
     index = folder / INDEX_FILE
     if not index.is_file():
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}: convert the weights to safetensors"
         )
     try:

@@ -3,8 +3,8 @@
     read_questions → evaluate_models → Findings → Report → write_report, write_history
 
 Or one measurement alone: `measure_perplexity`, `score_texts`, `score_generations`, `evaluate_choices`,
-`check_contamination`; and `write_blind_sheet` for a person. The names below are imported on first use, so that reading
-a configuration stays cheap.
+`check_contamination`; and `write_blind_sheet` for a person. `keep_in` keeps what takes long. The names below
+are imported on first use, so that reading a configuration stays cheap.
 """
 
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from yunmin_assets.evaluation.evaluate import Findings, Models, Questions, evaluate_models, read_questions
     from yunmin_assets.evaluation.generations import Prompt, read_prompts, write_continuations
     from yunmin_assets.evaluation.history import Entry, read_history, write_history
+    from yunmin_assets.evaluation.kept_results import keep_in
     from yunmin_assets.evaluation.measure import choose_documents, measure_perplexity
     from yunmin_assets.evaluation.model import (
         CandidateRow,
@@ -108,6 +109,7 @@ __all__ = [
     "evaluate_models",
     "find_benchmarks",
     "headline",
+    "keep_in",
     "load_scoring_rules",
     "measure_perplexity",
     "owner_expectations",
@@ -171,6 +173,7 @@ _MODULE_OF = {
     "evaluate_models": "evaluate",
     "find_benchmarks": "benchmark_files",
     "headline": "report",
+    "keep_in": "kept_results",
     "load_scoring_rules": "scoring_config",
     "measure_perplexity": "measure",
     "owner_expectations": "model",

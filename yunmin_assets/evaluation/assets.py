@@ -98,6 +98,7 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
             questions,
             config,
             folder,
+            step.workspace() / "measured",
             log=step.log,
         )
         present = {name: content_hash for name, content_hash in inputs.items() if content_hash}

@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 import yaml
 
+from yunmin_assets.files import MissingInputError
 from yunmin_assets.progress import Log, silent
 
 TASKS = Path(__file__).with_name("tasks")
@@ -119,11 +120,11 @@ def find_benchmarks(folder: Path, *, log: Log = silent) -> dict[str, BenchmarkFi
         log: receives the names of everything that is passed over.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        MissingInputError: there is no such folder.
         ValueError: a name is there as .json and .jsonl.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"{folder} is not a folder: give one with benchmark files such as kobest_copa.jsonl"
         )
     found: dict[str, BenchmarkFile] = {}

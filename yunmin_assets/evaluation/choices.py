@@ -16,6 +16,7 @@ from yunmin_assets.evaluation.benchmark_files import (
 from yunmin_assets.evaluation.choice_statistics import ChoiceComparison, ChoiceResult, compare_choices
 from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.evaluation.contamination import Contamination, check_contamination
+from yunmin_assets.evaluation.kept_results import Keep, keep_nothing
 from yunmin_assets.evaluation.model import BASE, ChoiceRow, ContaminatedRow, ContaminationRow, Difference
 from yunmin_assets.evaluation.multiple_choice import evaluate_choices
 from yunmin_assets.progress import Log, silent
@@ -53,9 +54,10 @@ def answer_benchmarks(
     benchmarks: Sequence[BenchmarkItems],
     config: EvaluationConfig,
     *,
+    keep: Keep = keep_nothing,
     log: Log = silent,
 ) -> tuple[list[ChoiceRow], pa.Table]:
-    """Let every model answer every benchmark, and compare with the base item by item.
+    """Let every model answer every benchmark (`keep` takes the answers), and compare with the base item by item.
 
     Returns:
         The rows of the report, and every answer (`ANSWERS_SCHEMA`); no model is loaded when nothing is asked.
@@ -69,6 +71,7 @@ def answer_benchmarks(
             model_name=name,
             limit=config.benchmark_items,
             confidence=config.confidence,
+            keep=keep,
             log=log,
         )
         for name, folder in models.items()

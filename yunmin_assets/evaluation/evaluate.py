@@ -1,7 +1,7 @@
 """All measurements of one report, from folders of models and files of text.
 
 What is asked is read and judged first, so that a broken file is found before a model is loaded. Each measurement is one
-module; this one only puts them in a row.
+module; this one only puts them in a row. What needs a model is kept unit by unit, so that a killed evaluation goes on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ from yunmin_assets.evaluation.generations import (
     side_by_side,
     write_continuations,
 )
+from yunmin_assets.evaluation.kept_results import keep_in
 from yunmin_assets.evaluation.measure import choose_documents, measure_perplexity
 from yunmin_assets.evaluation.model import (
     BASE,
@@ -119,10 +120,11 @@ def evaluate_models(
     questions: Questions,
     config: EvaluationConfig,
     out_dir: Path,
+    work_dir: Path,
     *,
     log: Log = silent,
 ) -> Findings:
-    """Measure all models.
+    """Measure all models, or go on with what a killed call has measured.
 
     Args:
         models: what to compare.
@@ -131,18 +133,23 @@ def evaluate_models(
         questions: as `read_questions` gives them.
         config: sizes, seeds and confidence.
         out_dir: receives every document's loss, every item's answer, the blind sheet and its key.
-        log: progress.
+        work_dir: keeps what is measured, for the next call with exactly these arguments (`kept_results`).
+        log: progress; names what was taken over.
     """
+    keep = keep_in(work_dir, log=log)
     test_sets = {
         domain: choose_documents(read_documents([path]), config.documents_per_domain)
         for domain, path in test_files.items()
     }
     everywhere = {name: dict.fromkeys(test_sets, folder) for name, folder in models.for_all_domains.items()}
-    cells, losses = measure_perplexity(test_sets, {**everywhere, MINI: models.minis}, config, log=log)
-    prompts = questions.prompts
-    written = write_continuations({BASE: models.base, MERGED: models.merged}, prompts, config, log=log)
+    by_domain = {**everywhere, MINI: models.minis}
+    cells, losses = measure_perplexity(test_sets, by_domain, config, keep=keep, log=log)
+    prompts, compared = questions.prompts, {BASE: models.base, MERGED: models.merged}
+    written = write_continuations(compared, prompts, config, keep=keep, log=log)
     write_blind_sheet(out_dir, blind_pairs(prompts, written), questions.rules, config.seed)
-    choices, answers = answer_benchmarks(models.for_all_domains, questions.benchmarks, config, log=log)
+    choices, answers = answer_benchmarks(
+        models.for_all_domains, questions.benchmarks, config, keep=keep, log=log
+    )
     write_losses(losses, out_dir, config)
     write_answers(answers, out_dir)
     return Findings(

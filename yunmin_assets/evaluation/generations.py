@@ -4,6 +4,7 @@ Nothing holds a model back from repeating itself here: a loop is what the rules 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -11,6 +12,7 @@ from pydantic import Field, ValidationError
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.evaluation.blind_sheet import Pair
 from yunmin_assets.evaluation.config import EvaluationConfig
+from yunmin_assets.evaluation.kept_results import Keep, Rows, keep_nothing
 from yunmin_assets.evaluation.model import BASE, MERGED, CriterionRow, Generation, TextScoreRow
 from yunmin_assets.evaluation.scoring_config import ScoringRules
 from yunmin_assets.evaluation.scoring_rules import (
@@ -71,19 +73,33 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def write_continuations(
-    models: Mapping[str, Path], prompts: Sequence[Prompt], config: EvaluationConfig, *, log: Log = silent
+    models: Mapping[str, Path],
+    prompts: Sequence[Prompt],
+    config: EvaluationConfig,
+    *,
+    keep: Keep = keep_nothing,
+    log: Log = silent,
 ) -> Written:
-    """Let every model continue every prompt, greedily and sampled."""
+    """Let every model continue every prompt, greedily and sampled; `keep` takes the texts by model and decoding."""
     texts = [prompt.prompt for prompt in prompts]
     sampling = Decoding(temperature=config.temperature, top_p=config.top_p, seed=config.seed)
 
-    def written(folder: Path, decoding: Decoding, what: str) -> list[Continuation]:
-        return continue_prompts(
-            folder, texts, config.max_new_tokens, decoding, log=lambda line: log(f"{what}: {line}")
+    def write(model: str, name: str, decoding: Decoding) -> Rows:
+        written = continue_prompts(
+            models[model],
+            texts,
+            config.max_new_tokens,
+            decoding,
+            log=lambda line: log(f"{model}, {name}: {line}"),
         )
+        return [asdict(each) for each in written]
+
+    def continued(model: str, name: str, decoding: Decoding) -> list[Continuation]:
+        rows = keep(("texts", model, name), lambda: write(model, name, decoding))
+        return [Continuation(**row) for row in rows]
 
     return {
-        name: {model: written(folder, decoding, f"{model}, {name}") for model, folder in models.items()}
+        name: {model: continued(model, name, decoding) for model in models}
         for name, decoding in ((GREEDILY, GREEDY), (SAMPLED, sampling))
     }
 

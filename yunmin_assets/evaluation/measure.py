@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from yunmin_assets.evaluation.config import EvaluationConfig
+from yunmin_assets.evaluation.kept_results import Keep, Rows, keep_nothing
 from yunmin_assets.evaluation.model import BASE, PerplexityCell
 from yunmin_assets.paired_bootstrap import (
     PairedDifference,
@@ -56,6 +57,7 @@ def measure_perplexity(
     models: Mapping[str, Mapping[str, Path]],
     config: EvaluationConfig,
     *,
+    keep: Keep = keep_nothing,
     log: Log = silent,
 ) -> tuple[list[PerplexityCell], pa.Table]:
     """Score each domain's documents with every model and compare with the base.
@@ -64,6 +66,7 @@ def measure_perplexity(
         documents: by domain, tables with `id` and `text`.
         models: by name ("base" must be among them), the model's folder for each domain.
         config: bootstrap options.
+        keep: takes each model's losses on each domain.
         log: progress.
 
     Returns:
@@ -73,20 +76,26 @@ def measure_perplexity(
         ValueError: a domain has no test document with a token.
         FloatingPointError: a document's loss is not finite, or a perplexity too large to be written; names both.
     """
-    losses = {
-        name: {
-            domain: _score(table, folders[domain], config, f"{name} on {domain}", log)
-            for domain, table in documents.items()
-        }
-        for name, folders in models.items()
-    }
+
+    def scored(name: str, domain: str) -> pa.Table:
+        rows = keep(
+            ("losses", name, domain),
+            lambda: _score(documents[domain], models[name][domain], domain, name, config, log),
+        )
+        return pa.Table.from_pylist(rows, LOSSES_SCHEMA)
+
+    losses = {name: {domain: scored(name, domain) for domain in documents} for name in models}
     cells = {name: _cells(name, losses[name], losses[BASE], config) for name in models}
-    named = [_named(losses[name][domain], domain, name) for domain in documents for name in models]
-    return [cells[name][domain] for domain in documents for name in models], pa.concat_tables(named)
+    in_order = [(name, domain) for domain in documents for name in models]
+    every_loss = pa.concat_tables([losses[name][domain] for name, domain in in_order])
+    return [cells[name][domain] for name, domain in in_order], every_loss
 
 
-def _score(documents: pa.Table, folder: Path, config: EvaluationConfig, what: str, log: Log) -> pa.Table:
-    """Loss, tokens, bytes and text hash of every document that has a token."""
+def _score(
+    documents: pa.Table, folder: Path, domain: str, model: str, config: EvaluationConfig, log: Log
+) -> Rows:
+    """The loss of every document that has a token (`LOSSES_SCHEMA`)."""
+    what = f"{model} on {domain}"
     scores = score_documents(
         documents,
         folder,
@@ -101,15 +110,7 @@ def _score(documents: pa.Table, folder: Path, config: EvaluationConfig, what: st
     losses = losses.filter(pc.greater(losses["n_tokens"], 0))
     if not losses.num_rows:
         raise ValueError(f"{what}: no test document has a token; raise splits.test or deliver more text")
-    return losses
-
-
-def _named(losses: pa.Table, domain: str, model: str) -> pa.Table:
-    rows = losses.num_rows
-    named = losses.append_column("domain", pa.array([domain] * rows)).append_column(
-        "model", pa.array([model] * rows)
-    )
-    return named.select(LOSSES_SCHEMA.names).cast(LOSSES_SCHEMA)
+    return [{"domain": domain, "model": model, **row} for row in losses.to_pylist()]
 
 
 def _cautious(difference: PairedDifference, documents: int) -> PairedDifference:

@@ -32,6 +32,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -50,6 +51,7 @@ from yunmin_assets.evaluation.choice_statistics import (
     macro_f1,
     wilson_interval,
 )
+from yunmin_assets.evaluation.kept_results import Keep, Rows, keep_nothing
 from yunmin_assets.language_model.architecture import load_model
 from yunmin_assets.language_model.tokenizer import load_tokenizer, vocabulary_size
 from yunmin_assets.progress import Log, Progress, silent
@@ -75,6 +77,7 @@ def evaluate_choices(
     limit: int | None = None,
     batch_tokens: int = 2048,
     confidence: float = 0.95,
+    keep: Keep = keep_nothing,
     log: Log = silent,
 ) -> list[ChoiceResult]:
     """Answer benchmarks with the model of a folder.
@@ -86,6 +89,7 @@ def evaluate_choices(
         limit: ask at most so many items of each benchmark, chosen by their content.
         batch_tokens: positions, padding included, in one batch; a longer item is a batch of its own.
         confidence: of the intervals.
+        keep: takes the answers to each benchmark; the model is loaded for the first that it does not have.
         log: receives progress lines.
 
     Returns:
@@ -94,14 +98,23 @@ def evaluate_choices(
     Raises:
         ValueError: the tokenizer does not fit the model.
     """
-    if not benchmarks:
-        return []
-    with torch.random.fork_rng(devices=[]):  # transformers draws random weights before it reads the file's
-        model = ChoiceModel(model_dir, batch_tokens)
+
+    @cache
+    def load() -> ChoiceModel:
+        # transformers draws random weights before it reads the file's
+        with torch.random.fork_rng(devices=[]):
+            return ChoiceModel(model_dir, batch_tokens)
+
+    def answer(asked: BenchmarkItems) -> Rows:
+        model = load()
+        model.log = lambda line: log(f"{model_name} on {asked.file.name}: {line}")
+        return _answer(model, asked)
+
     results = []
     for benchmark in benchmarks:
-        model.log = _named(log, f"{model_name} on {benchmark.file.name}")
-        results.append(_evaluate(model, model_name, benchmark, limit, confidence))
+        asked = benchmark.limited(limit)
+        rows = keep(("answers", model_name, asked.file.name), partial(answer, asked))
+        results.append(_result(model_name, asked, rows, confidence))
     return results
 
 
@@ -197,48 +210,50 @@ class ChoiceModel(HFLM):
         return logits
 
 
-def _named(log: Log, name: str) -> Log:
-    return lambda line: log(f"{name}: {line}")
-
-
-def _evaluate(
-    model: ChoiceModel, model_name: str, benchmark: BenchmarkItems, limit: int | None, confidence: float
-) -> ChoiceResult:
-    config = task_config(benchmark.file.task)
-    metric = config["metric_list"][0]["metric"]
-    asked = benchmark.limited(limit).items
-    answers: dict[int, Answer] = {}
-    unanswered: list[LeftOut] = []
-    requests = build_requests(build_task(config, asked))
+def _answer(model: ChoiceModel, asked: BenchmarkItems) -> Rows:
+    """What the model chose of each item, counted from 0; None where it chose nothing, and why."""
+    config = task_config(asked.file.task)
+    metric = _metric(config)
+    requests = build_requests(build_task(config, asked.items))
     scores = iter(model.loglikelihood([request for of_item in requests for request in of_item]))
-    for item, of_item in zip(asked, requests, strict=True):
+    rows = []
+    for of_item in requests:
         values = [
             next(scores)[0] / (_characters(request) if metric == PER_CHARACTER else 1) for request in of_item
         ]
         reasons = [model.refused[request.args] for request in of_item if request.args in model.refused]
         reason = reasons[0] if reasons else _why_undecided(values)
-        if reason:
-            unanswered.append(LeftOut(item.item, reason))
-        answers[item.item] = Answer(None if reason else values.index(max(values)), item.answer)
+        rows.append({"chosen": None if reason else values.index(max(values)), "reason": reason})
+    return rows
+
+
+def _result(model_name: str, asked: BenchmarkItems, rows: Rows, confidence: float) -> ChoiceResult:
+    items = list(zip(asked.items, rows, strict=True))
+    answers = {item.item: Answer(row["chosen"], item.answer) for item, row in items}
     correct = sum(answer.is_right for answer in answers.values())
-    low, high = wilson_interval(correct, len(asked), confidence)
+    low, high = wilson_interval(correct, len(items), confidence)
     return ChoiceResult(
-        benchmark=benchmark.file.name,
+        benchmark=asked.file.name,
         model=model_name,
-        metric=metric,
-        items_in_file=benchmark.items_in_file,
-        left_out=benchmark.left_out,
-        items=len(asked),
+        metric=_metric(task_config(asked.file.task)),
+        items_in_file=asked.items_in_file,
+        left_out=asked.left_out,
+        items=len(items),
         correct=correct,
-        accuracy=correct / len(asked),
+        accuracy=correct / len(items),
         low=low,
         high=high,
         macro_f1=macro_f1(list(answers.values())),
-        chance=fmean(1 / item.choice_count for item in asked),
+        chance=fmean(1 / item.choice_count for item in asked.items),
         constant=best_constant(list(answers.values())),
-        unanswered=tuple(unanswered),
+        unanswered=tuple(LeftOut(item.item, row["reason"]) for item, row in items if row["reason"]),
         answers=answers,
     )
+
+
+def _metric(config: dict[str, Any]) -> str:
+    metric: str = config["metric_list"][0]["metric"]
+    return metric
 
 
 def build_task(config: dict[str, Any], items: Sequence[BenchmarkItem]) -> ConfigurableTask:

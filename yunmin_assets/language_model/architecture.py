@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from yunmin_assets.files import MissingInputError
 from yunmin_assets.language_model.config import ModelConfig
 from yunmin_assets.language_model.selective_scan import install_cpu_scan
 
@@ -117,12 +118,12 @@ def load_model(folder: Path, device: torch.device | None = None) -> PreTrainedMo
         device: Where to; None: the default device.
 
     Raises:
-        FileNotFoundError: `folder` holds no `config.json`.
+        MissingInputError: `folder` holds no `config.json`.
         ValueError: Its weights do not cover the architecture exactly (transformers would only warn and
             start the missing ones at random).
     """
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json: give the folder of a Hugging Face causal LM")
+        raise MissingInputError(f"{folder} holds no config.json: give the folder of a Hugging Face causal LM")
     model, report = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", local_files_only=True, output_loading_info=True
     )

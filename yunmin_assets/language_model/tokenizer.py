@@ -5,6 +5,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from yunmin_assets.files import MissingInputError
+
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -20,11 +22,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the Hugging Face tokenizer of a folder.
 
     Raises:
-        FileNotFoundError: The folder holds no tokenizer.
+        MissingInputError: The folder holds no tokenizer.
         ValueError: The tokenizer names no end-of-text token, which starts and ends every document here.
     """
     if not any(folder.glob("tokenizer*")):
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"{folder} holds no tokenizer: copy tokenizer.json and tokenizer_config.json there"
         )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from yunmin_assets.files import MissingInputError
 from yunmin_assets.pruning.halves import SCORED_BY, Half
 
 GIVEN = "given"
@@ -23,10 +24,10 @@ def require_checkpoint(folder: Path) -> None:
     """Refuse a folder that cannot be a reference model.
 
     Raises:
-        FileNotFoundError: It lacks its configuration, tokenizer or weights; says which and what to do.
+        MissingInputError: It lacks its configuration, tokenizer or weights; says which and what to do.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"reference_model.path: {folder} is not a folder")
+        raise MissingInputError(f"reference_model.path: {folder} is not a folder")
     for pattern, cure in NEEDED.items():
         if not any(folder.glob(pattern)):
-            raise FileNotFoundError(f"reference_model.path: {folder} holds no {pattern}: {cure}")
+            raise MissingInputError(f"reference_model.path: {folder} holds no {pattern}: {cure}")

@@ -104,7 +104,7 @@ def find_boilerplate(
     workspace.mkdir(parents=True, exist_ok=True)
     documents = text_bytes = 0
     with (
-        TemporaryDirectory(prefix="paragraphs-", dir=workspace) as scratch,
+        TemporaryDirectory(prefix="paragraphs-", suffix=".tmp", dir=workspace) as scratch,
         Progress(log, "documents searched for repeated paragraphs") as seen,
     ):
         counter = HashCounts(Path(scratch), memory_bytes)

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.kubernetes.cluster import Pod
+    from tests.cluster.cluster import Pod
 
 
 @dataclass(frozen=True)

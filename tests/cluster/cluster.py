@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.kubernetes.admission import gpus
-from tests.kubernetes.faults import Ending, PodFault
-from tests.kubernetes.pod_process import PodProcess
-from tests.kubernetes.selectors import Object
+from tests.cluster.admission import gpus
+from tests.cluster.faults import Ending, PodFault
+from tests.cluster.pod_process import PodProcess
+from tests.cluster.selectors import Object
 
 LOOK_SECONDS = 0.05
 GRACE_SECONDS = 30.0  # of a pod that sets no terminationGracePeriodSeconds

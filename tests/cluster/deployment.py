@@ -20,8 +20,8 @@ import yaml
 from dagster import DagsterInstance, DagsterRun, EventLogEntry, RunsFilter
 
 from k8s.rendered_jobs import RUN_SECTIONS, load_values
+from tests.cluster.api_server import ApiServer
 from tests.conftest import REPOSITORY, free_port
-from tests.kubernetes.api_server import ApiServer
 from tests.test_backfill import DagsterServer, obey_interrupts
 
 NAMESPACE = "yunmin"

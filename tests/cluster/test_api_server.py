@@ -10,8 +10,8 @@ from kubernetes import config
 from kubernetes.client import ApiClient, ApiException, BatchV1Api, CoreV1Api, V1Job, V1Pod
 from urllib3.exceptions import HTTPError
 
-from tests.kubernetes.api_server import ApiServer
-from tests.kubernetes.faults import ApiFault, Ending, LostAnswer, PodFault, Silence, Status
+from tests.cluster.api_server import ApiServer
+from tests.cluster.faults import ApiFault, Ending, LostAnswer, PodFault, Silence, Status
 
 NAMESPACE = "yunmin"
 SECONDS = 20.0
@@ -147,15 +147,18 @@ def test_secrets_come_by_reference_and_a_missing_one_keeps_the_pod_waiting(
     assert client.log("reader") == "given\n"
 
 
-def test_pods_wait_for_a_free_gpu(client: Client, api_server: ApiServer) -> None:
+def test_pods_wait_for_a_free_gpu(client: Client, api_server: ApiServer, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    work = f"import os, time\nwhile not os.path.exists({str(done)!r}): time.sleep(0.05)"
     for name in ("a", "b", "c"):
-        client.create(job_of(name, "import time; time.sleep(0.5)", gpus=1))
+        client.create(job_of(name, work, gpus=1))
     client.create(job_of("d", "print('needs none')"))
     wait_until(lambda: client.pods("c"))
     client.wait("d", "Complete")
     assert client.pods("c")[0].status.phase == "Pending"
     events = client.core.list_namespaced_event(NAMESPACE).items
     assert any("Insufficient nvidia.com/gpu" in event.message for event in events)
+    done.touch()
     client.wait("c", "Complete")
     assert api_server.cluster.most_gpus_in_use == 2
 

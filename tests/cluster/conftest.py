@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.api_server import ApiServer
+from tests.cluster.cluster import Cluster
 from tests.conftest import REPOSITORY
-from tests.kubernetes.api_server import ApiServer
-from tests.kubernetes.cluster import Cluster
 
 GPUS = 2
 

@@ -18,10 +18,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
-from tests.kubernetes.admission import KUBERNETES_VERSION, RefusedError, admit
-from tests.kubernetes.cluster import AlreadyExistsError, Cluster, NotFoundError
-from tests.kubernetes.faults import ApiFault, Call, LostAnswer, Silence, Status
-from tests.kubernetes.selectors import Object, select
+from tests.cluster.admission import KUBERNETES_VERSION, RefusedError, admit
+from tests.cluster.cluster import AlreadyExistsError, Cluster, NotFoundError
+from tests.cluster.faults import ApiFault, Call, LostAnswer, Silence, Status
+from tests.cluster.selectors import Object, select
 
 CLOSING_SECONDS = 0.05  # how long closing may take
 
