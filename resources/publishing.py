@@ -48,9 +48,15 @@ from yunmin_assets.process_memory import PEAK_RESIDENT, memory_bytes
 from yunmin_assets.progress import Log
 
 GPU_POOL = "gpu"
-RETRIES = RetryPolicy(max_retries=6, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
-"""Of every asset: pods that are evicted, a store or a GPU that fails. After 30, 90, 210 … 1,890 s, each ± 30 s at most:
-six evictions of one step are survived, and an outage of nearly an hour."""
+IN_PODS = RetryPolicy(max_retries=6, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+"""Pods are evicted, a store or a GPU fails. After 30, 90, 210 … 1,890 s, each ± 30 s at most: six evictions of one step
+are survived, and an outage of nearly an hour."""
+
+AT_HAND = RetryPolicy(max_retries=1, delay=1)
+"""Where a person looks on: an error is shown at once, and a lost race for a pointer is mended."""
+
+RETRIES = IN_PODS if os.environ.get("YUNMIN_EXECUTOR") == "kubernetes" else AT_HAND
+"""Of every asset."""
 
 HOPELESS = (ValueError, ArithmeticError, TypeError, LookupError, AttributeError)
 """Bad input, a wrong option, a loss that is not finite, an error in the program: the same again on a retry."""

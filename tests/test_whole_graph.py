@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -148,16 +147,14 @@ def test_the_report_adds_up_what_every_stage_recorded(done: tuple[LocalRun, str]
         assert "JSONL" in expected[claim]["baseline"]
 
 
-def test_a_second_run_publishes_nothing_and_takes_seconds(done: tuple[LocalRun, str]) -> None:
+def test_a_second_run_publishes_nothing(done: tuple[LocalRun, str]) -> None:
     local_run, _ = done
     before = {s.folder.name for s in current_snapshots(local_run.lake)}
-    started = time.process_time(), time.monotonic()
     status, output = local_run.run()
     assert status == 0
     assert {s.folder.name for s in current_snapshots(local_run.lake)} == before
     assert "✓" not in output
     assert len(re.findall(r"^  = \S+ +unchanged$", output, re.MULTILINE)) == len(before)
-    assert time.monotonic() - started[1] < 60
 
 
 @pytest.mark.parametrize(

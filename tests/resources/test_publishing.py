@@ -16,7 +16,18 @@ from dagster import (
 )
 
 from resources.lake import Lake
-from resources.publishing import RETRIES, Check, Events, Markdown, Outcome, Step, asset, check_specs, publish
+from resources.publishing import (
+    AT_HAND,
+    IN_PODS,
+    Check,
+    Events,
+    Markdown,
+    Outcome,
+    Step,
+    asset,
+    check_specs,
+    publish,
+)
 from yunmin_assets.files import MissingInputError
 
 STORED: dict[str, Any] = {"metadata": {}, "checks": []}
@@ -211,7 +222,9 @@ class Flaky:
 
 
 @pytest.fixture
-def flaky(counter: Counter, tmp_path: Path) -> Flaky:
+def flaky(counter: Counter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flaky:
+    """Retried as in pods."""
+    monkeypatch.setattr("resources.publishing.RETRIES", IN_PODS)
     return Flaky(tmp_path, counter.instance)
 
 
@@ -246,14 +259,23 @@ def test_what_fails_by_chance_is_tried_again_and_goes_on_from_its_checkpoint(fla
 
 def test_six_evictions_and_an_outage_of_half_an_hour_are_survived(flaky: Flaky) -> None:
     assert flaky.run(*[failing(OSError("the store is overloaded"))] * 6, succeed).success
-    assert RETRIES.backoff is Backoff.EXPONENTIAL
-    pauses = [(2**attempt - 1) * float(RETRIES.delay or 0) for attempt in range(1, RETRIES.max_retries + 1)]
+    assert IN_PODS.backoff is Backoff.EXPONENTIAL
+    pauses = [(2**attempt - 1) * float(IN_PODS.delay or 0) for attempt in range(1, IN_PODS.max_retries + 1)]
     assert sum(pauses) >= 30 * 60
+
+
+def test_where_a_person_looks_on_an_error_is_shown_within_seconds(
+    flaky: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.publishing.RETRIES", AT_HAND)
+    assert not flaky.run(*[failing(OSError("disk full"))] * 9).success
+    assert flaky.attempts == 2
+    assert AT_HAND.max_retries * float(AT_HAND.delay or 0) <= 1
 
 
 def test_what_always_fails_is_given_up(flaky: Flaky) -> None:
     assert not flaky.run(*[failing(OSError("disk full"))] * 9).success
-    assert flaky.attempts == 1 + RETRIES.max_retries
+    assert flaky.attempts == 1 + IN_PODS.max_retries
 
 
 @pytest.mark.parametrize(
