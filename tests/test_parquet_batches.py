@@ -13,6 +13,7 @@ from upath import UPath
 from tests.columnar.toy_domain import WORDS
 from yunmin_assets.columnar import PackConfig, TokenizerConfig, read_document_batches, train_tokenizer
 from yunmin_assets.columnar.mixture import mixture_batches
+from yunmin_assets.corpus.listing import look_again
 from yunmin_assets.corpus.raw import inspect_object, read_lines
 from yunmin_assets.dedup.removal import DOMAIN_DECISION_SCHEMA, with_decisions
 from yunmin_assets.documents import DOCUMENT_SCHEMA, iterate_texts
@@ -77,7 +78,9 @@ def by_mixture(path: Path) -> Iterator[Any]:
 
 def by_raw_lines(path: Path) -> Iterator[Any]:
     root = UPath(path.parent)
-    return read_lines(root, inspect_object(root, root / path.name))
+    listed = look_again(root, path.name)
+    assert listed is not None
+    return read_lines(root, inspect_object(root, listed))
 
 
 def largest_memory(items: Iterable[Any]) -> int:
