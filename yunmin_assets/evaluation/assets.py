@@ -38,7 +38,7 @@ RATED_MODELS = ("base_model", "merged_model")
 
 
 @asset(
-    # and, through them, all in GRAPH
+    # and, through them, all in `resources.lineage.GRAPH`
     deps=[
         "merged_model",
         "base_model",
