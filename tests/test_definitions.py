@@ -98,6 +98,7 @@ def test_the_named_jobs_and_the_sensors_are_there() -> None:
         "raw_data_sensor",
         "automation_conditions",
         "run_failure_alerts",
+        "missed_retries",
     ]
 
 

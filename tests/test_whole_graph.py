@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,18 +19,21 @@ from tests.conftest import REPOSITORY
 from tests.test_backfill import DOMAINS, TINY
 from yunmin_assets.corpus.sample import write_sample_corpus
 
-KILLED_AFTER = ("✓ duplicate_clusters", "✓ reference_model", "✓ lora_adapter[papers_data]")
-
 
 class LocalRun:
     """One home folder, in which the command may be run again and again."""
 
     def __init__(self, home: Path, raw: Path) -> None:
         self.home, self.raw = home, raw
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         self.config = home / "pipeline.yaml"
         self.config.write_text(yaml.safe_dump(TINY))
         self.lake = Lake(uri=str(home / "lake"))
+
+    def copy(self, home: Path, raw: Path) -> "LocalRun":
+        """The same lake and history somewhere else, and other raw files."""
+        shutil.copytree(self.home, home)
+        return LocalRun(home, raw)
 
     def start(self) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "yunmin_assets.automation.local_run"]
@@ -187,65 +191,52 @@ def test_the_named_jobs_run_and_find_nothing_to_do(
     assert {s.folder.name for s in current_snapshots(local_run.lake)} == before
 
 
-def test_only_the_report_notices_a_damaged_test_split(done: tuple[LocalRun, str], tmp_path: Path) -> None:
-    """Everything but the report is computed again from a lake whose test split cannot be read."""
-    finished, _ = done
-    local_run = LocalRun(tmp_path / "home", finished.raw)
-    local_run.kill_after("✓ deduped_corpus[web_data]")
-    for domain in DOMAINS:
-        (local_run.lake.current("deduped_corpus", domain).local / "test.parquet").write_bytes(b"unreadable")
-    status, output = local_run.run()
-    assert status == 1
-    assert "✗ eval_report" in output
-    assert "✗" not in output.replace("✗ eval_report", "")
-    assert local_run.reproducible_hashes() == finished.reproducible_hashes()
-
-
-def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes_and_only_its_report_reads_the_test_split(
     done: tuple[LocalRun, str], tmp_path: Path
 ) -> None:
     finished, _ = done
     local_run = LocalRun(tmp_path / "home", finished.raw)
-    for line in KILLED_AFTER:
+    local_run.kill_after(
+        "✓ deduped_corpus[web_data]"
+    )  # the last domain of the last stage that writes the splits
+    splits = [local_run.lake.current("deduped_corpus", domain).local / "test.parquet" for domain in DOMAINS]
+    kept = [split.read_bytes() for split in splits]
+    for split in splits:
+        split.write_bytes(b"unreadable")
+    for line in ("✓ reference_model", "✓ lora_adapter[papers_data]"):
         local_run.kill_after(line)
+    status, output = local_run.run()
+    assert status == 1
+    assert "✗ eval_report" in output
+    assert "✗" not in output.replace("✗ eval_report", "")
+
+    for split, content in zip(splits, kept, strict=True):
+        split.write_bytes(content)
     status, output = local_run.run()
     assert status == 0, output
     assert local_run.reproducible_hashes() == finished.reproducible_hashes()
 
 
-def test_a_broken_domain_is_named_and_the_others_go_on_now_and_after_a_redelivery(
-    done: tuple[LocalRun, str], tmp_path: Path
-) -> None:
+def test_broken_domains_are_named_and_the_others_go_on(done: tuple[LocalRun, str], tmp_path: Path) -> None:
     finished, _ = done
     raw = tmp_path / "raw"
+    write_sample_corpus(tmp_path / "other", seed=1, documents_per_domain=120)
     raw.mkdir()
-    for path in finished.raw.iterdir():
-        (raw / path.name).symlink_to(path)
-    (raw / "broken.jsonl").write_text("{\n" * 100)
+    (raw / "korean_textbook.jsonl.zst").symlink_to(finished.raw / "korean_textbook.jsonl.zst")
+    (raw / "papers_data.jsonl.zst").symlink_to(tmp_path / "other" / "papers_data.jsonl.zst")  # delivered anew
+    (raw / "web_data.jsonl").write_text("{\n" * 100)  # was good before
+    (raw / "broken.jsonl").write_text("{\n" * 100)  # never was
     (raw / "법률.jsonl").write_text("{}")
-    local_run = LocalRun(tmp_path / "home", raw)
+    local_run = finished.copy(tmp_path / "home", raw)
+    old_report = local_run.lake.current("eval_report").folder.name
     status, output = local_run.run()
     assert status == 1
     assert "✗ '법률' cannot be a domain" in output
-    assert (
-        "✗ clean_corpus[broken]: not_empty: 0 of 100 lines are documents; rejects_within_limit: 100" in output
-    )
-    assert "broken.jsonl, line 1: broken JSON" in output
-    assert "failed: 법률, broken" in output
-    assert local_run.lake.find("eval_report") is not None
-    assert merged_domains(local_run) == DOMAINS
-
-    (raw / "broken.jsonl").unlink()
-    web_data, papers_data = (next(raw.glob(f"{domain}.*")) for domain in ("web_data", "papers_data"))
-    web_data.unlink()
-    (raw / "web_data.jsonl").write_text("{\n" * 100)  # a domain that was good before
-    papers_data.unlink()
-    write_sample_corpus(tmp_path / "other", seed=1, documents_per_domain=120)
-    papers_data.write_bytes((tmp_path / "other" / "papers_data.jsonl.zst").read_bytes())
-    status, output = local_run.run()
-    assert status == 1
-    assert "✗ clean_corpus[web_data]: not_empty: 0 of 100 lines are documents" in output
-    assert "assets over all domains" not in output
+    for domain in ("broken", "web_data"):
+        assert f"✗ clean_corpus[{domain}]: not_empty: 0 of 100 lines are documents" in output
+        assert f"{domain}.jsonl, line 1: broken JSON" in output
+    assert "failed: 법률, broken, web_data" in output
+    assert local_run.lake.current("eval_report").folder.name != old_report
     assert merged_domains(local_run) == ["korean_textbook", "papers_data"]
 
 

@@ -20,6 +20,7 @@ from resources.snapshot import LakeError, Snapshot, is_local
 from yunmin_assets.automation.conditions import automation_sensor
 from yunmin_assets.automation.failure_alerts import notifier_from_environment, run_failure_sensor_with
 from yunmin_assets.automation.jobs import GLOBAL_MODELS, INGEST, per_domain_chain
+from yunmin_assets.automation.missed_retries import missed_retries_sensor_with
 from yunmin_assets.automation.raw_changes import Changes, Seen, find_changes
 from yunmin_assets.corpus.listing import RawObjectError, list_domain
 from yunmin_assets.corpus.raw import content_of
@@ -159,4 +160,5 @@ sensors = [
     raw_data_sensor,
     automation_sensor,
     run_failure_sensor_with(notifier_from_environment()),
+    missed_retries_sensor_with(notifier_from_environment()),
 ]
