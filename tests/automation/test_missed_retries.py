@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,8 +98,8 @@ class RetryDaemon:
 
 def tick(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, told: Told | None = None) -> str:
     """What the sensor says once the patience is over."""
-    now = time.time() + PATIENCE_SECONDS
-    monkeypatch.setattr(missed_retries.time, "time", lambda: now)
+    later = SimpleNamespace(time=lambda: time.time() + PATIENCE_SECONDS + 1)
+    monkeypatch.setattr(missed_retries, "time", later)
     result = missed_retries_sensor_with(told or Told())(build_sensor_context(instance=instance))
     assert isinstance(result, SkipReason) and result.skip_message
     return result.skip_message

@@ -141,7 +141,7 @@ def require_right_sum(lake: Lake) -> None:
 
 
 def test_a_killed_pod_is_taken_up_by_another_with_another_home(lake: Lake, tmp_path: Path) -> None:
-    killed = Pod(lake, tmp_path / "first", pause=0.02, between_passes=0.05)
+    killed = Pod(lake, tmp_path / "first", pause=0.2, between_passes=0.05)  # 40 s of work, and soon killed
     wait_until(lambda: any(key.endswith("state.json") for key in objects(lake)))
     killed.end(signal.SIGKILL)
     began = begun_at(Pod(lake, tmp_path / "second", pause=0, between_passes=0.05))
