@@ -9,17 +9,22 @@ from pathlib import Path
 
 from upath import UPath
 
-from resources.snapshot import is_local
+from resources.snapshot import MANIFEST, PointerMovedError, is_local
 
 
 @contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Mark a staging folder as being written; remove it when writing fails."""
+    """Mark a staging folder as being written; remove it when writing fails.
+
+    A folder that is whole stays, unless another was published instead: whoever is interrupted while moving the pointer
+    cannot know whether it moved.
+    """
     with held(folder):
         try:
             yield
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException as error:
+            if isinstance(error, PointerMovedError) or not (folder / MANIFEST).exists():
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
 

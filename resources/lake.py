@@ -37,6 +37,8 @@ from resources.pointer import POINTER, move_pointer, pointer_tag, read_whole, wr
 from resources.remote_workspace import ATTEMPT, mirrored_folder
 from resources.snapshot import (
     FETCHING,
+    MANIFEST,
+    BrokenPointerError,
     Cost,
     FileEntry,
     LakeError,
@@ -50,7 +52,6 @@ from resources.snapshot import (
 from yunmin_assets.config_model import Location
 from yunmin_assets.files import flush
 
-MANIFEST = "manifest.json"
 GLOBAL = "_global"
 WORK = "_work"
 DAY = 24 * 3600.0
@@ -107,13 +108,20 @@ class Lake(ConfigurableResource):
             return None
         return self.open(asset, domain, json.loads(pointer)["version"])
 
+    def find_to_replace(self, asset: str, domain: str | None = None) -> Snapshot | None:
+        """The current snapshot for whoever publishes the next one: None as well when the pointer leads nowhere."""
+        with contextlib.suppress(BrokenPointerError):
+            return self.find(asset, domain)
+        return None
+
     def open(self, asset: str, domain: str | None, version: str) -> Snapshot:
         """A snapshot by its version, current or not."""
         folder = self._home(asset, domain) / version
         try:
             manifest = Manifest.model_validate_json(read_whole(folder / MANIFEST))
         except FileNotFoundError as error:
-            raise LakeError(f"{folder / MANIFEST} is missing: materialize {asset} again") from error
+            missing = f"{folder / MANIFEST} is missing: materialize {asset} again"
+            raise BrokenPointerError(missing) from error
         return Snapshot(folder, manifest, Path(self.cache).expanduser())
 
     def versions(self, asset: str, domain: str | None = None) -> list[str]:
@@ -192,8 +200,8 @@ class Lake(ConfigurableResource):
     def roll_back(self, asset: str, domain: str | None, version: str) -> None:
         """Make another whole snapshot the current one; nothing is removed.
 
-        Whoever publishes meanwhile loses, and a retry of theirs may put their snapshot in front again. Two
-        roll-backs to one version both succeed.
+        Whoever publishes meanwhile may put their snapshot in front again, at once or by a retry. Two roll-backs to
+        one version both succeed.
 
         Raises:
             LakeError: there is no such snapshot.

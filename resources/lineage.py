@@ -1,7 +1,10 @@
 """Every snapshot behind one merged model, refused where any does not belong to it.
 
 The report reads snapshots of the whole graph, which other runs published at other times. Before it measures anything,
-each must have been made from the others: a test document of today may be one that yesterday's adapter was trained on.
+the chain from the splits to the merged model must be unbroken: a test document of today may be one that yesterday's
+adapter was trained on. Text that was delivered since is no part of it: raw and clean corpus are read as they were when
+the splits were made. What only has a price (signatures, tokenizer, reference model, perplexity, thresholds) is read as
+it is now.
 """
 
 import json
@@ -12,7 +15,7 @@ from typing import Any
 
 from resources.lake import Lake
 from resources.snapshot import Snapshot
-from resources.upstream import find_made_from, require_made_from
+from resources.upstream import find_made_from, made_from_older, require_made_from
 from yunmin_assets.snapshot_files import TRAIN_FILE, WEIGHTS_FILE, decisions_file
 
 DEDUPED_INPUT = re.compile(r"deduped_corpus\[(.+)\]")
@@ -100,6 +103,10 @@ def read_lineage(lake: Lake) -> Lineage:
         for name, is_partitioned in GRAPH.items()
         if is_partitioned
     }
+    for upstream, made_from_it in (("clean_corpus", "deduped_corpus"), ("raw_corpus", "clean_corpus")):
+        by_domain[upstream] = {
+            domain: _behind(lake, snapshot, upstream) for domain, snapshot in by_domain[made_from_it].items()
+        }
     adapters = {
         f"lora_adapter[{domain}]": item.content_hash for domain, item in by_domain["lora_adapter"].items()
     }
@@ -112,6 +119,23 @@ def read_lineage(lake: Lake) -> Lineage:
     for domain in lineage.domains:
         _require_unbroken(lineage, domain)
     return lineage
+
+
+def _behind(lake: Lake, snapshot: Snapshot, upstream: str) -> Snapshot:
+    """The snapshot of an asset that another of its domain was made from, current or not.
+
+    Raises:
+        LakeError: it is no longer in the lake; names the asset to materialize again.
+    """
+    domain, wanted = snapshot.manifest.domain, snapshot.manifest.inputs.get(upstream)
+    current = lake.current(upstream, domain)
+    if current.content_hash == wanted:
+        return current
+    for version in reversed(lake.versions(upstream, domain)):
+        older = lake.open(upstream, domain, version)
+        if older.content_hash == wanted:
+            return older
+    raise made_from_older(snapshot, upstream)
 
 
 def loading_benchmark_of(lake: Lake, shards: Mapping[str, Snapshot]) -> Snapshot | None:
@@ -150,6 +174,10 @@ def splits_behind_base(lineage: Lineage) -> dict[str, str]:
 
 
 def trained_on(lake: Lake, lineage: Lineage) -> dict[str, Snapshot]:
-    """By domain, `deduped_corpus` whose training documents base or adapters have seen, as far as this lake knows."""
-    domains = sorted({*lineage.domains, *splits_behind_base(lineage)})
-    return {domain: lake.current("deduped_corpus", domain) for domain in domains}
+    """By domain, `deduped_corpus` whose training documents base or adapters have seen, as far as this lake knows.
+
+    A domain that the base was trained on may have been removed since.
+    """
+    found = {domain: lake.find("deduped_corpus", domain) for domain in splits_behind_base(lineage)}
+    known = {domain: snapshot for domain, snapshot in found.items() if snapshot is not None}
+    return dict(sorted({**known, **lineage.by_domain["deduped_corpus"]}.items()))

@@ -188,7 +188,7 @@ def publish(step: Step, compute: Computation) -> Events:
     Raises:
         Failure: a blocking check failed; the old snapshot stays current.
     """
-    current = step.lake.find(step.asset, step.domain)
+    current = step.lake.find_to_replace(step.asset, step.domain)
     if current is not None and current.manifest.fingerprint == step.fingerprint:
         step.context.log.debug("inputs, options and code are unchanged: nothing to publish")
         yield _result(current, published=False)

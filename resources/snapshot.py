@@ -23,6 +23,7 @@ from upath import UPath
 from yunmin_assets.config_model import ConfigModel
 from yunmin_assets.files import sha256_of
 
+MANIFEST = "manifest.json"
 FETCHING = ".fetch-"
 """How a folder in the cache begins whose files are not all there yet."""
 
@@ -32,6 +33,10 @@ class LakeError(Failure):
 
     def __init__(self, message: str, *, allow_retries: bool = False) -> None:
         super().__init__(message, allow_retries=allow_retries)
+
+
+class BrokenPointerError(LakeError):
+    """The pointer of an asset names a snapshot that is not there."""
 
 
 class PointerMovedError(LakeError):

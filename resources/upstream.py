@@ -91,10 +91,15 @@ def require_made_from(snapshot: Snapshot, input_name: str, content_hash: str) ->
     Raises:
         LakeError: naming the asset to materialize again.
     """
+    if snapshot.manifest.inputs.get(input_name) != content_hash:
+        raise made_from_older(snapshot, input_name)
+
+
+def made_from_older(snapshot: Snapshot, input_name: str) -> LakeError:
+    """The refusal of a snapshot that was made from another version of an input."""
     manifest = snapshot.manifest
-    if manifest.inputs.get(input_name) != content_hash:
-        name = f"{manifest.asset}[{manifest.domain}]" if manifest.domain else manifest.asset
-        raise LakeError(f"{name} was made from an older {input_name}: materialize {name} again")
+    name = f"{manifest.asset}[{manifest.domain}]" if manifest.domain else manifest.asset
+    return LakeError(f"{name} was made from an older {input_name}: materialize {name} again")
 
 
 def find_made_from(lake: Lake, asset: str, hashes: Mapping[str, str]) -> Snapshot | None:

@@ -3,12 +3,23 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, SkipReason, build_sensor_context, job, op
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    SkipReason,
+    build_run_status_sensor_context,
+    build_sensor_context,
+    job,
+    op,
+)
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.storage.tags import RETRY_NUMBER_TAG, WILL_RETRY_TAG
 from dagster._core.test_utils import (
@@ -21,7 +32,7 @@ from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 
 from yunmin_assets.automation import missed_retries
-from yunmin_assets.automation.failure_alerts import FailedRun
+from yunmin_assets.automation.failure_alerts import FailedRun, NotifierError, run_failure_sensor_with
 from yunmin_assets.automation.missed_retries import (
     PATIENCE_SECONDS,
     REMINDERS,
@@ -45,12 +56,14 @@ def to_be_retried() -> None:
 
 
 class Told:
-    """A notifier that remembers."""
+    """A notifier that remembers, and may be out of reach."""
 
     def __init__(self) -> None:
-        self.alerts = list[FailedRun]()
+        self.alerts, self.is_away = list[FailedRun](), False
 
     def notify(self, failed: FailedRun) -> None:
+        if self.is_away:
+            raise NotifierError("nobody is there")
         self.alerts.append(failed)
 
 
@@ -109,6 +122,10 @@ def retries_of(instance: DagsterInstance, run: DagsterRun) -> list[DagsterRun]:
     return [other for other in instance.get_runs() if other.parent_run_id == run.run_id]
 
 
+def backfill(status: BulkActionStatus) -> PartitionBackfill:
+    return PartitionBackfill("a", status, from_failure=False, tags={}, backfill_timestamp=time.time())
+
+
 @contextmanager
 def looking_too_early(daemon: RetryDaemon, instance: DagsterInstance) -> Iterator[None]:
     """The daemon looks after a failure is in the log and before it is in the run, as it may at any failure."""
@@ -154,8 +171,42 @@ def test_a_retry_that_dagster_did_not_forget_needs_no_reminder(
     assert tick(instance, monkeypatch) == "no failed run waits for its retry"
 
 
-def test_a_run_that_failed_just_now_is_given_time(instance: DagsterInstance) -> None:
-    run = create_run_for_test(instance, status=DagsterRunStatus.STARTED)
+def test_a_retry_that_appears_meanwhile_is_not_disturbed_by_a_reminder(
+    instance: DagsterInstance, daemon: RetryDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = daemon.started_run()
+    instance.report_run_failed(run)
+    find = runs_not_started_again
+
+    def find_and_let_the_daemon_look(*arguments: Any) -> list[DagsterRun]:
+        found = find(*arguments)
+        daemon.look()
+        return found
+
+    monkeypatch.setattr(missed_retries, "runs_not_started_again", find_and_let_the_daemon_look)
+    assert tick(instance, monkeypatch) == f"run {run.run_id} has been retried meanwhile"
+    left = instance.get_run_by_id(run.run_id)
+    assert left is not None and left.tags[WILL_RETRY_TAG] == "true"
+
+
+def test_a_run_of_a_backfill_that_goes_on_is_reminded_of(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance.add_backfill(backfill(BulkActionStatus.REQUESTED))
+    run = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags={"dagster/backfill": "a"})
+    instance.report_run_failed(run)
+    assert tick(instance, monkeypatch).endswith("reminded")
+
+
+def test_a_run_that_failed_just_now_is_given_time_however_long_it_took(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago = datetime.now(UTC) - timedelta(hours=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("dagster._core.storage.runs.sql_run_storage.get_current_datetime", lambda: long_ago)
+        run = create_run_for_test(instance, status=DagsterRunStatus.STARTED)
+    [record] = instance.get_run_records()
+    assert record.create_timestamp == long_ago
     before = time.time()
     instance.report_run_failed(run)
     assert runs_not_started_again(instance, before + PATIENCE_SECONDS - 1) == []
@@ -194,9 +245,8 @@ def test_a_run_whose_backfill_is_over_is_no_longer_retried_and_somebody_is_told(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, status: BulkActionStatus | None
 ) -> None:
     if status:
-        backfill = PartitionBackfill("over", status, from_failure=False, tags={}, backfill_timestamp=0.0)
-        instance.add_backfill(backfill)
-    tags = {"dagster/backfill": "over", "dagster/partition": "law"}
+        instance.add_backfill(backfill(status))
+    tags = {"dagster/backfill": "a", "dagster/partition": "law"}
     run = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=tags)
     instance.report_run_failed(run)
     told = Told()
@@ -206,3 +256,37 @@ def test_a_run_whose_backfill_is_over_is_no_longer_retried_and_somebody_is_told(
     assert [alert.domain for alert in told.alerts] == ["law"]
     left = instance.get_run_by_id(run.run_id)
     assert left is not None and left.tags[WILL_RETRY_TAG] == "false"
+
+
+def test_an_alert_that_cannot_be_delivered_holds_up_no_other_run_and_comes_later(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten, of_no_backfill = (
+        create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=tags)
+        for tags in ({}, {"dagster/backfill": "deleted"})
+    )
+    for run in (forgotten, of_no_backfill):
+        instance.report_run_failed(run)
+    told = Told()
+    told.is_away = True
+    with pytest.raises(NotifierError, match="nobody is there"):
+        tick(instance, monkeypatch, told)
+    failures = instance.all_logs(forgotten.run_id, of_type=DagsterEventType.RUN_FAILURE)
+    assert len(failures) == 2, "it was reminded of"
+
+    told.is_away = False
+    tick(instance, monkeypatch, told)
+    assert [alert.run_id for alert in told.alerts] == [of_no_backfill.run_id]
+
+
+def test_of_a_run_that_is_given_up_only_one_sensor_tells(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    run = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags={"dagster/backfill": "deleted"})
+    failure = instance.report_run_failed(run)
+    tick(instance, monkeypatch, told)
+    sensor = run_failure_sensor_with(told)
+    context = build_run_status_sensor_context(sensor.name, failure, instance, run).for_run_failure()
+    sensor(context)
+    assert len(told.alerts) == 1

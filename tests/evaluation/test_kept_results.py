@@ -108,6 +108,21 @@ def test_a_damaged_file_is_removed_and_measured_anew(tmp_path: Path) -> None:
     assert keep(UNIT, must_not_measure) == ROWS
 
 
+def test_what_was_measured_under_other_conditions_is_not_taken_over(tmp_path: Path) -> None:
+    before, after = ([{"loss": loss}] for loss in (1.0, 2.0))
+    keep_in(tmp_path, {"torch": "2.13.0", "device": "cpu"})(UNIT, lambda: before)
+    assert keep_in(tmp_path, {"torch": "2.14.0", "device": "cpu"})(UNIT, lambda: after) == after
+    assert keep_in(tmp_path, {"device": "cpu", "torch": "2.13.0"})(UNIT, must_not_measure) == before
+
+
+def test_a_file_of_brackets_is_damage_as_any_other(tmp_path: Path) -> None:
+    keep = keep_in(tmp_path)
+    keep(UNIT, lambda: ROWS)
+    (path,) = tmp_path.iterdir()
+    path.write_text("[" * 100_000)
+    assert keep(UNIT, lambda: ROWS) == ROWS
+
+
 @pytest.mark.parametrize(
     "damaged",
     [

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from resources import pointer
 from resources.lake import Lake, check_domain
 from resources.pointer import POINTER
 from resources.snapshot import LakeError, PointerMovedError, Snapshot
@@ -369,6 +370,21 @@ def test_a_folder_that_is_being_written_is_never_garbage_however_old(local_lake:
         assert local_lake.garbage(older_than=-1) == []
         (staging.folder / "a.txt").write_text("still writing")
     assert [path.name for path in local_lake.garbage(older_than=-1)] == [staging.target.name]
+
+
+def test_a_publisher_interrupted_once_its_snapshot_is_current_does_not_remove_it(
+    local_lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder: Path) -> None:
+        if folder.name == "law":  # which holds the pointer: it has just been replaced
+            raise KeyboardInterrupt
+
+    publish(local_lake, "old")
+    monkeypatch.setattr(pointer, "flush", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(local_lake, "new")
+    assert local_lake.current("clean_corpus", "law").verify() == []
+    assert (local_lake.current("clean_corpus", "law").local / "part" / "a.txt").read_text() == "new"
 
 
 def test_a_publisher_that_fails_leaves_nothing_behind(local_lake: Lake) -> None:

@@ -1,5 +1,6 @@
 """An asset computes only what changed, and a failed blocking check never becomes current."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from resources.publishing import (
     check_specs,
     publish,
 )
+from resources.snapshot import LakeError
 from yunmin_assets.files import MissingInputError
 
 STORED: dict[str, Any] = {"metadata": {}, "checks": []}
@@ -319,3 +321,13 @@ def test_who_lost_against_another_publisher_takes_over_what_that_one_published(f
     assert flaky.attempts == 2
     assert metadata(result)["published"] is False
     assert len(flaky.lake.versions("words")) == 1
+
+
+def test_an_asset_whose_snapshot_somebody_removed_can_be_materialized_again(counter: Counter) -> None:
+    assert counter.run("말").success
+    shutil.rmtree(counter.lake.current("words").local)
+    with pytest.raises(LakeError, match=r"manifest.json is missing: materialize words again"):
+        counter.lake.current("words")
+    assert counter.run("말").success
+    assert counter.lake.current("words").verify() == []
+    assert counter.computed == 2

@@ -17,9 +17,11 @@ from typing import Protocol
 
 from dagster import DefaultSensorStatus, RunFailureSensorContext, SensorDefinition, run_failure_sensor
 from dagster._core.execution.plan.objects import StepFailureData
-from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 WEBHOOK_VARIABLE = "YUNMIN_ALERT_WEBHOOK"
+REPORTED_TAG = "yunmin/reported_by"
+"""Of a run that another sensor tells of."""
 TRIES = 3
 SECONDS_BETWEEN_TRIES = 2.0
 TIMEOUT_SECONDS = 10.0
@@ -124,7 +126,7 @@ def run_failure_sensor_with(notifier: Notifier) -> SensorDefinition:
     def run_failure_alerts(context: RunFailureSensorContext) -> None:
         failed = _failed_run(context)
         context.log.error(failed.text)
-        if _will_be_retried(context):
+        if _is_looked_after(context):
             return
         try:
             notifier.notify(failed)
@@ -134,10 +136,17 @@ def run_failure_sensor_with(notifier: Notifier) -> SensorDefinition:
     return run_failure_alerts
 
 
-def _will_be_retried(context: RunFailureSensorContext) -> bool:
-    """Whether Dagster starts the run again (`run_retries`). It says so in a tag after the failure: ask for it now."""
+def _is_looked_after(context: RunFailureSensorContext) -> bool:
+    """Whether Dagster starts the run again (`run_retries`) or has done so, or somebody was told already.
+
+    It says so in tags after the failure: ask for them now.
+    """
     run = context.instance.get_run_by_id(context.dagster_run.run_id)
-    return run is not None and run.tags.get(WILL_RETRY_TAG) == "true"
+    if run is None:
+        return False
+    return run.tags.get(WILL_RETRY_TAG) == "true" or bool(
+        {AUTO_RETRY_RUN_ID_TAG, REPORTED_TAG} & set(run.tags)
+    )
 
 
 def _failed_run(context: RunFailureSensorContext) -> FailedRun:

@@ -25,11 +25,12 @@ from dagster import (
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
-from yunmin_assets.automation.failure_alerts import FailedRun, Notifier
+from yunmin_assets.automation.failure_alerts import REPORTED_TAG, FailedRun, Notifier, NotifierError
 
 PATIENCE_SECONDS = 15.0
 """How long a retry may take to appear; the daemon looks every 5 seconds."""
 LOOKS_BACK = timedelta(days=1)
+"""Runs that failed before are left as they are."""
 REMINDERS = 3
 
 
@@ -63,45 +64,55 @@ def missed_retries_sensor_with(notifier: Notifier) -> SensorDefinition:
         description="Looks for failed runs that Dagster meant to start again and did not.",
     )
     def missed_retries(context: SensorEvaluationContext) -> SkipReason:
-        said = []
-        for run in runs_not_started_again(context.instance, time.time()):
-            said.append(_remind(context.instance, run) or _give_up(context.instance, run, notifier))
-            context.log.warning(said[-1])
-        return SkipReason("; ".join(said) or "no failed run waits for its retry")
+        instance = context.instance
+        missed = [(run, _refusal(instance, run)) for run in runs_not_started_again(instance, time.time())]
+        said = [_remind(instance, run) for run, refusal in missed if refusal is None]
+        given_up, undelivered = list[str](), list[str]()
+        for run, refusal in missed:
+            if refusal is not None:
+                try:
+                    given_up.append(_give_up(instance, run, refusal, notifier))
+                except (
+                    NotifierError
+                ) as error:  # the run is told of by the next tick; the others must not wait
+                    undelivered.append(str(error))
+        for line in [*said, *given_up]:
+            context.log.warning(line)
+        if undelivered:
+            raise NotifierError("; ".join(undelivered))
+        return SkipReason("; ".join([*said, *given_up]) or "no failed run waits for its retry")
 
     return missed_retries
 
 
-def _remind(instance: DagsterInstance, run: DagsterRun) -> str | None:
-    """Enter the failure once more; None if Dagster would not retry the run, or did not after `REMINDERS` of them."""
+def _refusal(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """Why another reminder would do nothing, if so."""
+    backfill_id = run.tags.get("dagster/backfill")
+    backfill = instance.get_backfill(backfill_id) if backfill_id else None
+    if backfill_id and (backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES):
+        return "its backfill is over"  # Dagster retries no run of it any more
     failures = instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_FAILURE)
-    if len(failures) > REMINDERS or _its_backfill_is_over(instance, run):
-        return None
-    instance.report_run_failed(run, "It was to be retried, and was not. This entry reminds Dagster of it.")
+    return f"{REMINDERS} reminders were in vain" if len(failures) > REMINDERS else None
+
+
+def _remind(instance: DagsterInstance, run: DagsterRun) -> str:
+    """Enter the failure once more, which makes the daemon look at the run again."""
+    now = instance.get_run_by_id(run.run_id)
+    if now is None or not now.is_complete_and_waiting_to_retry:
+        return f"run {run.run_id} has been retried meanwhile"
+    instance.report_run_failed(now, "It was to be retried, and was not. This entry reminds Dagster of it.")
     return f"run {run.run_id} was not retried: reminded"
 
 
-def _its_backfill_is_over(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Dagster retries no run of a backfill that ended."""
-    backfill_id = run.tags.get("dagster/backfill")
-    backfill = instance.get_backfill(backfill_id) if backfill_id else None
-    return backfill_id is not None and (backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES)
-
-
-def _give_up(instance: DagsterInstance, run: DagsterRun, notifier: Notifier) -> str:
+def _give_up(instance: DagsterInstance, run: DagsterRun, refusal: str, notifier: Notifier) -> str:
     """Tell somebody, and make the run one that is not to be retried: a backfill need not wait for it."""
-    why = (
-        "its backfill is over"
-        if _its_backfill_is_over(instance, run)
-        else f"{REMINDERS} reminders were in vain"
-    )
     failed = FailedRun(
         run_id=run.run_id,
         job=run.job_name,
         domain=run.tags.get("dagster/partition"),
         failed_steps=(),
-        error=f"Dagster does not retry it ({why}). Launch it again: what it finished is not repeated.",
+        error=f"Dagster does not retry it ({refusal}). Launch it again: what it finished is not repeated.",
     )
     notifier.notify(failed)
-    instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})
+    instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false", REPORTED_TAG: "missed_retries"})
     return failed.text

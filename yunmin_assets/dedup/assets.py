@@ -202,7 +202,7 @@ def deduped_corpus(context: AssetExecutionContext, lake: Lake, settings: Setting
 
 def _earlier_decisions(step: Step) -> Path | None:
     """What the current snapshot decided, if this code made it and it is whole."""
-    current = step.lake.find(step.asset, step.domain)
+    current = step.lake.find_to_replace(step.asset, step.domain)
     if current is None or current.manifest.code_version != step.code_version:
         return None
     problems = current.verify()

@@ -81,6 +81,9 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
     trained = [snapshot.file(TRAIN_FILE) for snapshot in corpora.values()]
     bytes_in = sum(file.bytes for file in [*tested, *trained])
     step = Step(context, lake, inputs, config.model_dump(mode="json"), bytes_in=bytes_in)
+    removed = sorted(set(splits_behind_base(lineage)) - set(corpora))
+    if removed:
+        step.log(f"the base was trained on {', '.join(removed)}, no longer in the lake: not looked up there")
 
     def run(folder: Path) -> Outcome:
         from yunmin_assets.evaluation.evaluate import evaluate_models, read_questions
@@ -102,7 +105,7 @@ def eval_report(context: AssetExecutionContext, lake: Lake, settings: Settings, 
             log=step.log,
         )
         present = {name: content_hash for name, content_hash in inputs.items() if content_hash}
-        report = _assemble(lineage, settings.pipeline, findings)
+        report = _assemble(lineage, settings.pipeline, findings, removed)
         report = report.model_copy(
             update={"hashes": present, **human, **past.changes(findings, config, step.log)}
         )
@@ -132,7 +135,7 @@ class Past:
     def __init__(self, lake: Lake) -> None:
         versions = lake.versions("eval_report")[-REPORTS_IN_HISTORY:]
         self._snapshots = [lake.open("eval_report", None, version) for version in versions]
-        self._last = lake.find("eval_report")
+        self._last = lake.find_to_replace("eval_report")
 
     def ratings(self, path: Path, inputs: Mapping[str, str], confidence: float) -> dict[str, Any]:
         """What a person saved, un-blinded with the key beside the report whose sheet it was: fields of the report."""
@@ -214,7 +217,9 @@ def _models(lineage: Lineage, folder: Path, *, log: Log) -> "Models":
     return Models(base, merged, minis, joint)
 
 
-def _assemble(lineage: Lineage, pipeline: PipelineConfig, findings: "Findings") -> "Report":
+def _assemble(
+    lineage: Lineage, pipeline: PipelineConfig, findings: "Findings", removed: list[str]
+) -> "Report":
     from yunmin_assets.evaluation import collect
     from yunmin_assets.evaluation.model import Report
 
@@ -252,7 +257,7 @@ def _assemble(lineage: Lineage, pipeline: PipelineConfig, findings: "Findings") 
             lineage.loading.manifest.summary["metadata"] if lineage.loading else None,
             collect.training_cost(costs),
         ),
-        notes=NOTES,
+        notes=(*NOTES, *([NOT_LOOKED_UP.format(", ".join(removed))] if removed else [])),
         versions=collect.software_versions(),
         seeds={
             "dedup": pipeline.dedup.seed,
@@ -264,6 +269,10 @@ def _assemble(lineage: Lineage, pipeline: PipelineConfig, findings: "Findings") 
     )
 
 
+NOT_LOOKED_UP = (
+    "The base was trained on documents of {}, which are no longer in the lake: contamination by them is "
+    "not known."
+)
 NOTES = (
     "Perplexity is measured on test documents that no other asset has read. It compares models with the same "
     "tokenizer; it does not say how useful a model is.",

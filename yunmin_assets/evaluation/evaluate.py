@@ -19,6 +19,7 @@ from yunmin_assets.evaluation.choices import (
     read_benchmarks,
     write_answers,
 )
+from yunmin_assets.evaluation.collect import software_versions
 from yunmin_assets.evaluation.config import EvaluationConfig
 from yunmin_assets.evaluation.generations import (
     Prompt,
@@ -45,6 +46,7 @@ from yunmin_assets.evaluation.model import (
 )
 from yunmin_assets.evaluation.regression import write_losses
 from yunmin_assets.evaluation.scoring_config import ScoringRules, load_scoring_rules
+from yunmin_assets.language_model.architecture import default_device
 from yunmin_assets.progress import Log, silent
 
 PROMPTS = "prompts"
@@ -133,10 +135,11 @@ def evaluate_models(
         questions: as `read_questions` gives them.
         config: sizes, seeds and confidence.
         out_dir: receives every document's loss, every item's answer, the blind sheet and its key.
-        work_dir: keeps what is measured, for the next call with exactly these arguments (`kept_results`).
+        work_dir: keeps what is measured, for the next call with exactly these arguments, libraries and device
+            (`kept_results`).
         log: progress; names what was taken over.
     """
-    keep = keep_in(work_dir, log=log)
+    keep = keep_in(work_dir, software_versions() | {"device": str(default_device())}, log=log)
     test_sets = {
         domain: choose_documents(read_documents([path]), config.documents_per_domain)
         for domain, path in test_files.items()
