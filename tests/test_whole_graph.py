@@ -19,6 +19,9 @@ from tests.conftest import REPOSITORY
 from tests.test_backfill import DOMAINS, TINY
 from yunmin_assets.corpus.sample import write_sample_corpus
 
+RUN_SECONDS = 600.0
+"""The longest that a run may take; alone on two cores it takes 45."""
+
 
 class LocalRun:
     """One home folder, in which the command may be run again and again."""
@@ -50,7 +53,7 @@ class LocalRun:
 
     def run(self) -> tuple[int, str]:
         process = self.start()
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=RUN_SECONDS)
         return process.returncode, output
 
     def kill_after(self, line: str) -> None:
