@@ -8,7 +8,7 @@ from resources.compute import Compute
 from resources.lake import Lake
 from resources.pods import executor_config, load_pods
 from resources.settings import Settings
-from resources.termination import forward_terminations
+from resources.termination import forward_terminations, repeat_lost_interrupts
 from yunmin_assets.automation.conditions import with_conditions
 from yunmin_assets.automation.jobs import jobs
 from yunmin_assets.automation.sensors import sensors
@@ -37,6 +37,7 @@ from yunmin_assets.pruning.assets import (
 # It has to be set before torch is imported, which no module above does.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+repeat_lost_interrupts()
 settings = Settings.from_environment()
 
 ASSETS = [
