@@ -22,7 +22,7 @@ from dagster import DagsterInstance, DagsterRun, EventLogEntry, RunsFilter
 from k8s.rendered_jobs import RUN_SECTIONS, load_values
 from tests.cluster.api_server import ApiServer
 from tests.conftest import REPOSITORY, free_port
-from tests.test_backfill import DagsterServer, obey_interrupts
+from tests.test_backfill import BACKFILL, DagsterServer, obey_interrupts
 
 NAMESPACE = "yunmin"
 S3_SECRET = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -42,11 +42,6 @@ mutation Launch($job: String!, $repository: String!, $location: String!, $partit
     ... on LaunchBackfillSuccess { backfillId }
     ... on PythonError { message }
   }
-}
-"""
-BACKFILL = """
-query Backfill($id: String!) {
-  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
 }
 """
 LAUNCH = """
