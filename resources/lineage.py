@@ -105,7 +105,8 @@ def read_lineage(lake: Lake) -> Lineage:
     }
     for upstream, made_from_it in (("clean_corpus", "deduped_corpus"), ("raw_corpus", "clean_corpus")):
         by_domain[upstream] = {
-            domain: _behind(lake, snapshot, upstream) for domain, snapshot in by_domain[made_from_it].items()
+            domain: _behind(lake, snapshot, by_domain[upstream][domain])
+            for domain, snapshot in by_domain[made_from_it].items()
         }
     adapters = {
         f"lora_adapter[{domain}]": item.content_hash for domain, item in by_domain["lora_adapter"].items()
@@ -121,14 +122,14 @@ def read_lineage(lake: Lake) -> Lineage:
     return lineage
 
 
-def _behind(lake: Lake, snapshot: Snapshot, upstream: str) -> Snapshot:
-    """The snapshot of an asset that another of its domain was made from, current or not.
+def _behind(lake: Lake, snapshot: Snapshot, current: Snapshot) -> Snapshot:
+    """The snapshot that another of its domain was made from: the current one, or an older one of the same asset.
 
     Raises:
         LakeError: it is no longer in the lake; names the asset to materialize again.
     """
-    domain, wanted = snapshot.manifest.domain, snapshot.manifest.inputs.get(upstream)
-    current = lake.current(upstream, domain)
+    upstream, domain = current.manifest.asset, current.manifest.domain
+    wanted = snapshot.manifest.inputs.get(upstream)
     if current.content_hash == wanted:
         return current
     for version in reversed(lake.versions(upstream, domain)):

@@ -2,9 +2,9 @@
 
 Dagster's daemon reads in the log that a run failed, and then looks at the run. The process of the run writes the log
 first and the run's state afterwards; a daemon that looks in between takes the run for one that is at work, and never
-looks again (https://github.com/dagster-io/dagster/issues/33741 counts two such runs in a thousand; Dagster 1.13.27
-still does it). As the run is marked for a retry, no alert is sent either, and a backfill of assets waits for it
-for ever. Another entry of the failure in the log makes the daemon look again.
+looks again (https://github.com/dagster-io/dagster/issues/33741 counts two missed retries in a thousand, not all of
+them for this reason; Dagster 1.13.27 still does it). As the run is marked for a retry, no alert is sent either, and a
+backfill of assets waits for it for ever. Another entry of the failure in the log makes the daemon look again.
 """
 
 import time
@@ -72,9 +72,8 @@ def missed_retries_sensor_with(notifier: Notifier) -> SensorDefinition:
             if refusal is not None:
                 try:
                     given_up.append(_give_up(instance, run, refusal, notifier))
-                except (
-                    NotifierError
-                ) as error:  # the run is told of by the next tick; the others must not wait
+                except NotifierError as error:
+                    # The next tick tells of this run; the others must not wait for it.
                     undelivered.append(str(error))
         for line in [*said, *given_up]:
             context.log.warning(line)

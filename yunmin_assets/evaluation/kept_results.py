@@ -5,9 +5,9 @@ file of rows that appears when the unit is done and the file is on the disk. Row
 floats (which JSON keeps to the bit), true, false and null. Findings come from the rows, kept or new, in the same way.
 
 A file is named after its unit and the conditions (versions of libraries, the device), so a folder is for one
-evaluation: the same models, files and options. What was measured under other conditions is not taken over: models
-are compared by differences smaller than those between two versions of a library. The checksum covers conditions,
-unit and rows: a file that is not what was written is removed, and the unit is measured anew.
+evaluation: the same models, files and options. What was measured under other conditions is not taken over, lest a
+difference between two versions of a library count as one between two models. The checksum covers conditions, unit and
+rows: a file that is not what was written is removed, and the unit is measured anew.
 
 Price: a kill loses the unit under way. No test set is so large that writing its rows takes time.
 """
